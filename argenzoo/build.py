@@ -1,0 +1,106 @@
+"""Recipe -> parts -> model; checkpoint folder -> model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from argenzoo.checkpoint import EMA, MODEL, RECIPE, TOKENIZER, load_strict, read_weights, resolve, sha256
+from argenzoo.errors import ArgenzooError, suggestion
+from argenzoo.model import ARModel, ARNetwork
+from argenzoo.recipe import Part, Recipe, list_models, load_recipe, recipe_folder
+from argenzoo.registry import conditioners, generators, heads, tokenizers
+
+
+def build_model(source: str | Path | Recipe, overrides: dict[str, Any] | None = None, device: str | torch.device = "cpu") -> ARModel:
+    """A model from a recipe (weights random, except a tokenizer's that the recipe names) or from a checkpoint folder.
+
+    Args:
+        source: a recipe's name, a YAML file, a checkpoint or run folder, or a Recipe.
+        overrides: dotted keys, e.g. ``{"head.depth": 3}``.
+        device: where the model is put.
+
+    Raises:
+        ArgenzooError: unknown name, parts that do not fit each other, a checkpoint that does not fit.
+    """
+    recipe, folder = find(source, overrides)
+    if recipe.generator is None:
+        raise ArgenzooError(f"recipe '{recipe.name}' is a tokenizer's: use build_tokenizer")
+    if folder is None:
+        return assemble(recipe, build_tokenizer(recipe)).to(device)
+    with torch.device("meta"):
+        model = assemble(recipe, make_tokenizer(recipe.tokenizer))
+    load_tokenizer(model.tokenizer, recipe.tokenizer)
+    load_strict(model.network, read_weights(weights_in(folder)), str(folder))
+    model.network.requires_grad_(True)
+    return model.to(device).eval()
+
+
+def build_tokenizer(source: str | Path | Recipe, overrides: dict[str, Any] | None = None, device: str | torch.device = "cpu") -> Any:
+    """The tokenizer alone; ``source`` as for ``build_model``."""
+    recipe, folder = find(source, overrides)
+    part = recipe.tokenizer
+    if folder is not None and recipe.generator is None:
+        part = replace(part, weights=str(weights_in(folder)))
+    tokenizer = make_tokenizer(part)
+    if part.weights is not None:
+        load_tokenizer(tokenizer, part)
+    return tokenizer.to(device).eval()
+
+
+def find(source: str | Path | Recipe, overrides: dict[str, Any] | None = None) -> tuple[Recipe, Path | None]:
+    """(recipe, its checkpoint folder or None) of whatever names a model."""
+    if isinstance(source, Recipe):
+        if overrides:
+            raise ArgenzooError("overrides go to load_recipe when a Recipe is given")
+        return source, None
+    if Path(source).is_dir():
+        folder = resolve(source)
+        recipe = load_recipe(folder / RECIPE, overrides)
+        if recipe.generator is not None:  # its tokenizer lies beside it
+            recipe = replace(recipe, tokenizer=replace(recipe.tokenizer, weights=str(folder / TOKENIZER)))
+        return recipe, folder
+    looks_like_path = "/" in str(source) and Path(source).suffix not in (".yaml", ".yml")
+    if looks_like_path or (not (recipe_folder() / f"{source}.yaml").is_file() and Path(source).suffix not in (".yaml", ".yml")):
+        raise ArgenzooError(f"'{source}' is neither a folder nor a recipe{suggestion(str(source), list_models())}")
+    return load_recipe(source, overrides), None
+
+
+def assemble(recipe: Recipe, tokenizer: Any) -> ARModel:
+    """Conditioner, generator and head around a tokenizer. Parts that do not fit raise in their constructors."""
+    if recipe.generator is None or recipe.head is None or recipe.conditioner is None or recipe.sampling is None:
+        raise ArgenzooError(f"recipe '{recipe.name}' has no generator")
+    generator = generators.get(recipe.generator.name)(recipe.generator.config, tokenizer.space)
+    head = heads.get(recipe.head.name)(recipe.head.config, tokenizer.space, generator.dim)
+    conditioner = conditioners.get(recipe.conditioner.name)(recipe.conditioner.config, generator.dim)
+    return ARModel(tokenizer, ARNetwork(conditioner, generator, head), recipe.sampling, recipe)
+
+
+def make_tokenizer(part: Part) -> Any:
+    """With random weights, on the current default device."""
+    return tokenizers.get(part.name)(part.config)
+
+
+def load_tokenizer(tokenizer: nn.Module, part: Part) -> None:
+    """Fill from the part's weights: a safetensors file, or the checkpoint or run folder of a tokenizer's training.
+
+    Raises:
+        ArgenzooError: missing or truncated file, another SHA-256 than the part says, another architecture.
+    """
+    if part.weights is None:
+        raise ArgenzooError("this tokenizer has no weights: set tokenizer.weights to a checkpoint folder or .safetensors file")
+    path = Path(part.weights)
+    path = weights_in(resolve(path)) if path.is_dir() or path.suffix != ".safetensors" else path
+    state = read_weights(path)
+    if part.sha256 is not None and sha256(path) != part.sha256:
+        raise ArgenzooError(f"{path} is another tokenizer than this checkpoint was trained with: its SHA-256 is {sha256(path)}, the recipe says {part.sha256}")
+    load_strict(tokenizer, state, f"tokenizer {path}")
+
+
+def weights_in(folder: Path) -> Path:
+    """The averaged weights of a checkpoint where there are any, else the raw ones."""
+    return folder / EMA if (folder / EMA).is_file() else folder / MODEL

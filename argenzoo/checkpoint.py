@@ -1,0 +1,83 @@
+"""Checkpoint folders: recipe.yaml, model.safetensors, ema.safetensors, tokenizer.safetensors, state/. Atomic and strict."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from argenzoo.errors import ArgenzooError
+
+RECIPE, MODEL, EMA, TOKENIZER, STATE = "recipe.yaml", "model.safetensors", "ema.safetensors", "tokenizer.safetensors", "state"
+
+
+def resolve(folder: str | Path) -> Path:
+    """A checkpoint folder, or a run's folder -> its newest checkpoint. Raises ArgenzooError where there is none."""
+    path = Path(folder)
+    if (path / RECIPE).is_file():
+        return path
+    newest = checkpoints(path)
+    if not newest:
+        raise ArgenzooError(f"no checkpoint in {path}: expected {RECIPE}, or folders step_*" if path.exists() else f"no such checkpoint: {path}")
+    return newest[-1]
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """A run's checkpoints, oldest first."""
+    return sorted(path.parent for path in run.glob(f"step_*/{RECIPE}"))
+
+
+def write_atomically(folder: Path, write: Callable[[Path], None]) -> None:
+    """Let ``write`` fill a temporary folder, then rename it: what has the final name is complete."""
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        write(temporary)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    if folder.exists():
+        shutil.rmtree(folder)
+    temporary.rename(folder)
+
+
+def save_weights(path: Path, state: dict[str, Tensor], about: dict[str, str]) -> None:
+    """A safetensors file whose metadata says what made it."""
+    save_file({key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}, path, metadata=about)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """A safetensors file, memory-mapped. Raises ArgenzooError where it is missing, truncated or something else."""
+    if not path.is_file():
+        raise ArgenzooError(f"no weights file {path}")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ArgenzooError(f"{path} is truncated or no safetensors file ({' '.join(str(error).split())})") from None
+
+
+def load_strict(module: nn.Module, state: dict[str, Tensor], what: str) -> None:
+    """Fill ``module`` (also one on the meta device): every key on both sides, every shape the same, or ArgenzooError."""
+    ours = {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()}
+    theirs = {key: tuple(tensor.shape) for key, tensor in state.items()}
+    missing, unexpected = sorted(ours.keys() - theirs.keys()), sorted(theirs.keys() - ours.keys())
+    shapes = sorted(key for key in ours.keys() & theirs.keys() if ours[key] != theirs[key])
+    problems = [f"{len(keys)} {kind} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})" for kind, keys in (("missing", missing), ("unexpected", unexpected)) if keys]
+    if shapes:
+        problems.append(f"{len(shapes)} of another shape ({shapes[0]}: {theirs[shapes[0]]} in the file, {ours[shapes[0]]} in the recipe)")
+    if problems:
+        raise ArgenzooError(f"{what} does not fit this recipe: {'; '.join(problems)}")
+    module.load_state_dict(state, assign=True)
+
+
+def sha256(path: Path) -> str:
+    """Of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,1 @@
+"""Generators: a network and an order, one paradigm a file."""

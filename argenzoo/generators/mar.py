@@ -1,0 +1,193 @@
+"""Masked autoregression: random sets of growing size, bidirectional attention (MAR, arXiv 2406.11838, section 3)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+from argenzoo.errors import ArgenzooError
+from argenzoo.layers.embed import put, take, token_embedding
+from argenzoo.protocols import Condition, TokenSpace
+from argenzoo.registry import Config as PartConfig
+from argenzoo.rng import Draws, GlobalRng
+
+
+@dataclass
+class MARState:
+    """The condition, and which positions are known: (B, N) bool, ``count`` of them in every sample."""
+
+    condition: Condition
+    known: Tensor
+    count: int = 0
+
+
+class MAR(nn.Module):
+    """An encoder over the condition's buffer and the known tokens, a decoder over the buffer and all positions. ``depth`` blocks, half in each."""
+
+    class Config(PartConfig):
+        dim: int = Field(768, ge=8)
+        depth: int = Field(24, ge=2, multiple_of=2)
+        num_heads: int = Field(12, ge=1)
+        mlp_ratio: float = Field(4.0, gt=0)
+        dropout: float = Field(0.1, ge=0, lt=1, description="of attention weights and projections")
+        buffer_size: int = Field(64, ge=1, description="slots for the condition")
+        mask_ratio_min: float = Field(0.7, gt=0, le=1)
+        mask_ratio_std: float = Field(0.25, gt=0)
+
+    class Sampling(PartConfig):
+        num_steps: int = Field(64, ge=1, description="steps; as many as tokens is one token a step")
+
+    def __init__(self, config: Config, space: TokenSpace) -> None:
+        super().__init__()
+        if len(space.scales) != 1:
+            raise ArgenzooError(f"generator 'mar' needs a single grid, this tokenizer gives {len(space.scales)} scales: use generator.name=var, or a vq or kl tokenizer")
+        if config.dim % config.num_heads:
+            raise ArgenzooError(f"generator.dim {config.dim} is no multiple of num_heads {config.num_heads}")
+        self.config, self.space, self.dim = config, space, config.dim
+        length = config.buffer_size + space.num_tokens
+        self.embed = token_embedding(space, config.dim)
+        self.embed_norm = nn.LayerNorm(config.dim, eps=1e-6)
+        self.encoder_position = nn.Parameter(torch.empty(length, config.dim))
+        self.encoder = self._blocks()
+        self.encoder_norm = nn.LayerNorm(config.dim, eps=1e-6)
+        self.bridge = nn.Linear(config.dim, config.dim)
+        self.mask_token = nn.Parameter(torch.empty(config.dim))
+        self.decoder_position = nn.Parameter(torch.empty(length, config.dim))
+        self.decoder = self._blocks()
+        self.decoder_norm = nn.LayerNorm(config.dim, eps=1e-6)
+        self.out_position = nn.Parameter(torch.empty(space.num_tokens, config.dim))
+        self._init()
+
+    def forward(
+        self, context: Tensor, condition: Condition, rng: Draws | None = None, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """z (B, N, D) and the hidden positions (B, N); ``mask`` (True: hidden, as many in every sample) may be given."""
+        if mask is None:
+            mask = self.draw_mask(len(context), rng or GlobalRng(len(context), context.device))
+        mask = mask.bool()
+        known = self.space.num_tokens - int(mask[0].sum())
+        return self._run(context, condition, mask, known), mask
+
+    def draw_mask(self, batch: int, rng: Draws) -> Tensor:
+        """(B, N): ceil(N r) hidden positions a sample, r one draw for the batch from N(1, std^2) truncated to [min, 1]."""
+        low = (self.config.mask_ratio_min - 1) / self.config.mask_ratio_std
+        cdf = 0.5 * (1 + math.erf(low / math.sqrt(2)))
+        quantile = cdf + rng.shared_uniform() * (0.5 - cdf)  # the mean, 1, is the upper bound: cdf 0.5
+        ratio = 1 + self.config.mask_ratio_std * math.sqrt(2) * torch.erfinv(torch.tensor(2 * quantile - 1, dtype=torch.float64)).item()
+        hidden = max(1, math.ceil(self.space.num_tokens * min(max(ratio, self.config.mask_ratio_min), 1)))
+        return rng.permutation(self.space.num_tokens) < hidden
+
+    def order(self, batch: int, known: Tensor | None = None, rng: Draws | None = None, options: Sampling | None = None) -> Iterator[Tensor]:
+        """Sets (B, n), ascending, of a random permutation of the unknown positions; sizes by the cosine schedule."""
+        options = options or self.Sampling(num_steps=min(64, self.space.num_tokens))
+        order = (rng or GlobalRng(batch, self.mask_token.device)).permutation(self.space.num_tokens)
+        unknown = self.space.num_tokens
+        if options.num_steps > unknown:
+            raise ArgenzooError(f"order.num_steps {options.num_steps} is more than the {unknown} tokens of this model")
+        if known is not None:
+            unknown = self._unknown(known)
+            order = take(order, take(known, order).int().argsort(dim=-1, stable=True))[:, :unknown]
+        hidden = [unknown, *cosine_schedule(unknown, min(options.num_steps, unknown))]
+        for before, after in zip(hidden, hidden[1:], strict=False):
+            yield order[:, unknown - before : unknown - after].sort(dim=-1).values
+
+    def start(self, condition: Condition, batch: int, known: Tensor | None = None) -> MARState:
+        """``known`` (B, N): the positions whose tokens are given from the start."""
+        if known is None:
+            known = torch.zeros(batch, self.space.num_tokens, dtype=torch.bool, device=self.mask_token.device)
+            return MARState(condition, known, 0)
+        return MARState(condition, known, self.space.num_tokens - self._unknown(known))
+
+    def step(self, state: MARState, context: Tensor, positions: Tensor) -> Tensor:
+        """z (B, n, D) of the next set, from all that is known."""
+        z = take(self._run(context, state.condition, ~state.known, state.count), positions)
+        state.known = put(state.known, positions, torch.ones_like(z[..., 0], dtype=torch.bool))
+        state.count += positions.shape[-1]
+        return z
+
+    def _run(self, context: Tensor, condition: Condition, mask: Tensor, count: int) -> Tensor:
+        """``mask`` (B, N): hidden; ``count`` of each sample's tokens are known."""
+        known = mask.int().argsort(dim=-1, stable=True)[:, :count]  # (B, count), ascending
+        buffer, visible = self._buffer(condition)
+        encoded = self.encode(context, buffer, visible, known)
+        return self.decode(encoded, visible, known)
+
+    def encode(self, context: Tensor, buffer: Tensor, visible: Tensor | None, known: Tensor) -> Tensor:
+        """(B, buffer + count, D) over the buffer and the known tokens only."""
+        size = self.config.buffer_size
+        tokens = self.embed(take(context, known)) + self.encoder_position[size:][known]
+        x = torch.cat([buffer + self.encoder_position[:size], tokens], dim=1)
+        x = self.embed_norm(x)
+        mask = attention_mask(visible, known.shape[1])
+        for block in self.encoder:
+            x = block(x, attn_mask=mask)
+        return self.encoder_norm(x)
+
+    def decode(self, encoded: Tensor, visible: Tensor | None, known: Tensor) -> Tensor:
+        """z (B, N, D): mask tokens everywhere but at the known positions."""
+        size = self.config.buffer_size
+        x = self.bridge(encoded)
+        masked = self.mask_token.to(x.dtype).expand(len(x), self.space.num_tokens, -1)
+        x = torch.cat([x[:, :size], put(masked, known, x[:, size:])], dim=1) + self.decoder_position
+        mask = attention_mask(visible, self.space.num_tokens)
+        for block in self.decoder:
+            x = block(x, attn_mask=mask)
+        return self.decoder_norm(x)[:, size:] + self.out_position
+
+    def _buffer(self, condition: Condition) -> tuple[Tensor, Tensor | None]:
+        """The condition in ``buffer_size`` slots, (B, buffer, D), and which of them hold something: one token is repeated, more are padded on the left."""
+        size, count = self.config.buffer_size, condition.tokens.shape[1]
+        if count == 1:
+            return condition.tokens.expand(-1, size, -1), None
+        if count > size:
+            raise ArgenzooError(f"the condition has {count} tokens, more than generator.buffer_size {size}: set generator.buffer_size={count}")
+        visible = condition.mask if condition.mask is not None else condition.tokens.new_ones(condition.tokens.shape[:2], dtype=torch.bool)
+        return F.pad(condition.tokens, (0, 0, size - count, 0)), F.pad(visible, (size - count, 0))
+
+    def _unknown(self, known: Tensor) -> int:
+        counts = (~known).sum(dim=1)
+        if not torch.all(counts == counts[0]) or counts[0] == 0:
+            raise ArgenzooError(f"editing needs the same number of unknown positions, at least one, in every sample, got {counts.tolist()}")
+        return int(counts[0])
+
+    def _blocks(self) -> nn.ModuleList:
+        config = self.config
+        return nn.ModuleList(
+            Block(config.dim, config.num_heads, config.mlp_ratio, qkv_bias=True, proj_drop=config.dropout, attn_drop=config.dropout)
+            for _ in range(config.depth // 2)
+        )
+
+    def _init(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+            if isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+        for parameter in (self.mask_token, self.encoder_position, self.decoder_position, self.out_position):
+            nn.init.normal_(parameter, std=0.02)
+
+
+def cosine_schedule(num_tokens: int, num_steps: int) -> list[int]:
+    """How many stay hidden after each step: floor(N cos(pi/2 (i+1)/n)), at least one fewer than before, none after the last."""
+    hidden, schedule = num_tokens, []
+    for i in range(num_steps - 1):
+        target = math.floor(num_tokens * math.cos(math.pi / 2 * (i + 1) / num_steps))
+        hidden = max(1, min(hidden - 1, target))
+        schedule.append(hidden)
+    return [*schedule, 0]
+
+
+def attention_mask(visible: Tensor | None, following: int) -> Tensor | None:
+    """Hides empty buffer slots from every query: (B, buffer) -> (B, 1, 1, L); None where nothing is hidden."""
+    if visible is None:
+        return None
+    return torch.cat([visible, visible.new_ones(len(visible), following)], dim=1)[:, None, None]

@@ -1,0 +1,1 @@
+"""Heads: z -> a distribution over tokens."""

@@ -1,0 +1,90 @@
+"""Cross-entropy: z -> logits over the codebook; temperature, then top-k, then top-p."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from argenzoo.errors import ArgenzooError
+from argenzoo.guidance import guided
+from argenzoo.protocols import Progress, TokenSpace
+from argenzoo.registry import Config as PartConfig
+from argenzoo.rng import Draws, GlobalRng
+
+
+class CrossEntropy(nn.Module):
+    """A Linear and a categorical distribution."""
+
+    class Config(PartConfig):
+        bias: bool = False
+        init_std: float = Field(0.0, ge=0, description="0: the first loss is exactly ln V (LlamaGen)")
+        float32: bool = Field(False, description="logits in float32 under mixed precision (VAR)")
+
+    class Sampling(PartConfig):
+        """None is off. Temperature 0 is the most likely token."""
+
+        temperature: float | None = Field(None, ge=0)
+        top_k: int | None = Field(None, ge=1)
+        top_p: float | None = Field(None, gt=0, lt=1)
+
+    def __init__(self, config: Config, space: TokenSpace, dim: int) -> None:
+        super().__init__()
+        if space.vocab_size is None:
+            raise ArgenzooError("head 'cross_entropy' needs token ids, this tokenizer emits vectors: use head.name=diffusion (or tokenizer.quantize=true)")
+        self.config, self.vocab_size = config, space.vocab_size
+        self.linear = nn.Linear(dim, space.vocab_size, bias=config.bias)
+        nn.init.trunc_normal_(self.linear.weight, std=config.init_std) if config.init_std else nn.init.zeros_(self.linear.weight)
+        if config.bias:
+            nn.init.zeros_(self.linear.bias)
+
+    def logits(self, z: Tensor) -> Tensor:
+        """(..., D) -> (..., V) in float32."""
+        with torch.autocast(z.device.type, enabled=False) if self.config.float32 else nullcontext():
+            return self.linear(z.to(self.linear.weight.dtype) if self.config.float32 else z).float()
+
+    def loss(self, z: Tensor, tokens: Tensor, rng: Draws | None = None) -> Tensor:
+        """(M, D), ids (M,) -> -log p (M,), in nats."""
+        return F.cross_entropy(self.logits(z), tokens, reduction="none")
+
+    def metrics(self, z: Tensor, tokens: Tensor) -> dict[str, Tensor]:
+        """Token accuracy: whether the most likely id is right, (M,)."""
+        return {"accuracy": (self.logits(z).argmax(-1) == tokens).float()}
+
+    def sample(
+        self, z: Tensor, z_null: Tensor | None, guidance: Tensor, options: Sampling, progress: Progress | None = None, rng: Draws | None = None
+    ) -> Tensor:
+        """(B, n, D) -> ids (B, n). Raises ArgenzooError where top_k exceeds V."""
+        logits = guided(self.logits(z), None if z_null is None else self.logits(z_null), guidance)
+        if options.temperature == 0:
+            return logits.argmax(-1)
+        probabilities = filtered(logits, options).softmax(-1)
+        uniform = (rng or GlobalRng(len(z), z.device)).uniform(*z.shape[1:-1])
+        return inverse_cdf(probabilities, uniform)
+
+
+def filtered(logits: Tensor, options: CrossEntropy.Sampling) -> Tensor:
+    """Temperature, then all but the top k, then all outside the smallest set of probability top_p -> -inf."""
+    if options.temperature is not None:
+        logits = logits / options.temperature
+    if options.top_k is not None:
+        if options.top_k > logits.shape[-1]:
+            raise ArgenzooError(f"head.top_k {options.top_k} is more than the vocabulary's {logits.shape[-1]}")
+        threshold = logits.topk(options.top_k, dim=-1).values[..., -1:]
+        logits = logits.masked_fill(logits < threshold, -torch.inf)
+    if options.top_p is not None:
+        ordered, indices = logits.sort(dim=-1, descending=True)
+        probabilities = ordered.softmax(-1)
+        outside = probabilities.cumsum(-1) - probabilities > options.top_p
+        logits = logits.masked_fill(outside.scatter(-1, indices, outside), -torch.inf)
+    return logits
+
+
+def inverse_cdf(probabilities: Tensor, uniform: Tensor) -> Tensor:
+    """Ids with probabilities (..., V), one uniform number in [0, 1) each: one draw a token, not V, and no host synchronisation."""
+    cdf = probabilities.cumsum(-1)
+    ids = torch.searchsorted(cdf, uniform[..., None] * cdf[..., -1:], right=True)[..., 0]
+    return ids.clamp(max=probabilities.shape[-1] - 1)

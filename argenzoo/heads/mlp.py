@@ -1,0 +1,76 @@
+"""The small denoising MLP of the diffusion loss: residual blocks with AdaLN from time and z (MAR, appendix A)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class ResidualBlock(nn.Module):
+    """x + gate * MLP(LN(x) * (1 + scale) + shift)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.mlp = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
+        self.modulation = nn.Linear(width, 3 * width)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        shift, scale, gate = self.modulation(F.silu(y)).chunk(3, dim=-1)
+        return x + gate * self.mlp(self.norm(x) * (1 + scale) + shift)
+
+
+class DenoisingMLP(nn.Module):
+    """(x_t, t, z) -> ``out_dim`` channels.
+
+    Args:
+        dim: channels of a token.
+        z_dim: width of z.
+        out_dim: channels out (2 x dim with a learned variance).
+        width, depth: of the residual blocks.
+    """
+
+    frequencies = 256
+
+    def __init__(self, dim: int, z_dim: int, out_dim: int, width: int, depth: int) -> None:
+        super().__init__()
+        self.time_embed = nn.Sequential(nn.Linear(self.frequencies, width), nn.SiLU(), nn.Linear(width, width))
+        self.z_embed = nn.Linear(z_dim, width)
+        self.in_proj = nn.Linear(dim, width)
+        self.blocks = nn.ModuleList(ResidualBlock(width) for _ in range(depth))
+        self.out_modulation = nn.Linear(width, 2 * width)
+        self.out_proj = nn.Linear(width, out_dim)
+        self._init()
+
+    def forward(self, x: Tensor, t: Tensor, z: Tensor) -> Tensor:
+        """x (M, C), t (M,), z (M, D) -> (M, out_dim)."""
+        return self.denoise(x, self.embed_time(t) + self.z_embed(z))
+
+    def embed_time(self, t: Tensor) -> Tensor:
+        """(M,) timesteps -> (M, width)."""
+        half = self.frequencies // 2
+        frequencies = torch.exp(-math.log(10000) * torch.arange(half, device=t.device) / half)
+        angles = t[:, None].float() * frequencies
+        return self.time_embed(torch.cat([angles.cos(), angles.sin()], dim=-1))
+
+    def denoise(self, x: Tensor, y: Tensor) -> Tensor:
+        """``forward`` with time and z already embedded and added, y (M, width)."""
+        x = self.in_proj(x)
+        for block in self.blocks:
+            x = block(x, y)
+        shift, scale = self.out_modulation(F.silu(y)).chunk(2, dim=-1)
+        return self.out_proj(F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift)
+
+    def _init(self) -> None:
+        """Xavier; time from N(0, 0.02^2); every modulation and the output start at zero, so the network starts as the identity."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        for layer in (self.time_embed[0], self.time_embed[2]):
+            nn.init.normal_(layer.weight, std=0.02)
+        for layer in (*(block.modulation for block in self.blocks), self.out_modulation, self.out_proj):
+            nn.init.zeros_(layer.weight)

@@ -1,0 +1,1 @@
+"""Published weights: the official checkpoints' layouts, mapped to ours in one place."""

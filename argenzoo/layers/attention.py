@@ -1,0 +1,83 @@
+"""Multi-head attention over SDPA, with 2-D rotary positions, q/k normalisation and a preallocated cache as options."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from argenzoo.layers.rope import Rotation, rotate
+
+
+class KVCache:
+    """Keys and values of the positions seen so far, preallocated for ``capacity`` of them at the first append.
+
+    Reusable (``truncate(0)``) and truncatable.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity, self.length = capacity, 0
+        self._keys: Tensor | None = None
+        self._values: Tensor | None = None
+
+    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, heads, n, head_dim) more of each -> all so far, as views."""
+        if self._keys is None or self._values is None:
+            shape = (*keys.shape[:2], self.capacity, keys.shape[3])
+            self._keys, self._values = keys.new_empty(shape), values.new_empty(shape)
+        end = self.length + keys.shape[2]
+        self._keys[:, :, self.length : end] = keys
+        self._values[:, :, self.length : end] = values
+        self.length = end
+        return self._keys[:, :, :end], self._values[:, :, :end]
+
+    def truncate(self, length: int) -> None:
+        """Forget every position from ``length`` on."""
+        self.length = min(length, self.length)
+
+
+class Attention(nn.Module):
+    """Self-attention with one fused q, k, v projection.
+
+    Args:
+        dim: width D.
+        num_heads: heads.
+        bias: biases of q, v and the output; k has none, since softmax cancels it (VAR).
+        qk_norm: None: scaled dot product with ``scale``; else q and k are l2-normalised, and q is
+            multiplied by exp(min(a learned log-scale a head, ln 100)), initialised to this value.
+        scale: of the softmax without qk_norm; None is head_dim^-0.5.
+        dropout: on the attention weights.
+    """
+
+    def __init__(self, dim: int, num_heads: int, bias: bool = False, qk_norm: float | None = None, scale: float | None = None, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.num_heads, self.dropout = num_heads, dropout
+        self.scale = 1.0 if qk_norm is not None else scale
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.proj = nn.Linear(dim, dim, bias=bias)
+        self.q_bias = nn.Parameter(torch.zeros(dim)) if bias else None
+        self.v_bias = nn.Parameter(torch.zeros(dim)) if bias else None
+        self.log_scale = nn.Parameter(torch.full((num_heads, 1, 1), math.log(qk_norm))) if qk_norm is not None else None
+
+    def forward(self, x: Tensor, rotation: Rotation | None = None, mask: Tensor | None = None, causal: bool = False, cache: KVCache | None = None) -> Tensor:
+        """(B, N, D) -> (B, N, D). ``mask`` is bool, True where a query may look."""
+        q, k, v = rearrange(self._project(x), "b n (three h d) -> three b h n d", three=3, h=self.num_heads)
+        if self.log_scale is not None:
+            q = F.normalize(q, dim=-1) * self.log_scale.clamp(max=math.log(100)).exp()
+            k = F.normalize(k, dim=-1)
+            q, k = q.to(v.dtype), k.to(v.dtype)
+        if rotation is not None:
+            q, k = rotate(q, rotation), rotate(k, rotation)
+        if cache is not None:
+            k, v = cache.append(k, v)
+        dropout = self.dropout if self.training else 0.0
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal, scale=self.scale)
+        return self.proj(rearrange(out, "b h n d -> b n (h d)"))
+
+    def _project(self, x: Tensor) -> Tensor:
+        if self.q_bias is None or self.v_bias is None:
+            return self.qkv(x)
+        return F.linear(x, self.qkv.weight, torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias]))

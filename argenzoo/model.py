@@ -1,0 +1,169 @@
+"""ARModel: trains and samples every combination of tokenizer, conditioner, generator and head."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from argenzoo.errors import ArgenzooError
+from argenzoo.layers.embed import put, take
+from argenzoo.options import SamplingOptions
+from argenzoo.protocols import Condition, Progress
+from argenzoo.rng import Draws, Rng
+
+
+class ARNetwork(nn.Module):
+    """What is trained: conditioner, generator and head as one module. The tokenizer stays outside."""
+
+    def __init__(self, conditioner: Any, generator: Any, head: Any) -> None:
+        super().__init__()
+        self.conditioner, self.generator, self.head = conditioner, generator, head
+
+    def forward(self, context: Tensor, tokens: Tensor, condition: Any, rng: Draws | None = None) -> dict[str, Tensor]:
+        """``loss`` (0-d) over the positions to be predicted; in evaluation also ``token_loss`` and the head's metrics,
+        (B, N) each, and their ``mask``."""
+        z, mask = self.generator(context, self.conditioner(condition, rng), rng)  # (B, N, D), (B, N)
+        z, tokens = z[mask], tokens[mask]                                         # (M, D), (M, ...)
+        loss = self.head.loss(z, tokens, None if rng is None else rng.rows(mask))  # (M,)
+        if self.training:
+            return {"loss": loss.mean()}
+        figures = {"token_loss": loss, **self.head.metrics(z, tokens)}
+        spread = {name: torch.zeros(mask.shape, device=mask.device).masked_scatter(mask, rows.float()) for name, rows in figures.items()}
+        return {"loss": loss.mean(), "mask": mask, **spread}
+
+
+class ARModel(nn.Module):
+    """A frozen tokenizer, a network, and how to sample from it.
+
+    Args:
+        recipe: what it was built from, where it was.
+    """
+
+    def __init__(self, tokenizer: Any, network: ARNetwork, sampling: SamplingOptions, recipe: Any = None) -> None:
+        super().__init__()
+        self.tokenizer, self.network, self.sampling, self.recipe = tokenizer, network, sampling, recipe
+        self.tokenizer.eval().requires_grad_(False)
+
+    conditioner = property(lambda self: self.network.conditioner)
+    generator = property(lambda self: self.network.generator)
+    head = property(lambda self: self.network.head)
+
+    def train(self, mode: bool = True) -> ARModel:
+        super().train(mode)
+        self.tokenizer.eval()
+        return self
+
+    def loss(self, images: Tensor, condition: Any, rng: Draws | None = None) -> Tensor:
+        """Images (B, 3, H, W) in [-1, 1] -> the training loss."""
+        tokens = self.tokenizer.tokens(self.tokenizer.encode(images), rng)
+        return self.network(self.tokenizer.context(tokens), tokens, condition, rng)["loss"]
+
+    @torch.no_grad()
+    def generate(
+        self,
+        condition: Any,
+        guidance: float | Tensor | None = None,
+        seed: int = 0,
+        indices: list[int] | None = None,
+        sampling: dict[str, Any] | None = None,
+        known: Tensor | None = None,
+        given: Tensor | None = None,
+        watch: Callable[[Progress], None] | None = None,
+    ) -> Tensor:
+        """Pictures (B, 3, H, W) in [0, 1].
+
+        Args:
+            condition: B labels, or text as (features, mask).
+            guidance: s at the end of the ramp, one number or (B,); None is the recipe's.
+            seed, indices: picture i depends on (seed, indices[i]) alone; indices default to 0..B-1.
+            sampling: dotted overrides, e.g. ``{"head.temperature": 0.9, "order.num_steps": 16}``.
+            known, given: editing: tokens ``given`` are kept where ``known`` (B, N) is True.
+            watch: called after every step.
+
+        Raises:
+            ArgenzooError: a label out of range, an unknown or impossible sampling option.
+        """
+        condition = self.conditioner.check(condition)
+        batch = len(condition[0] if isinstance(condition, tuple) else condition)
+        indices = list(range(batch)) if indices is None else indices
+        if len(indices) != batch:
+            raise ArgenzooError(f"{len(indices)} indices for {batch} samples")
+        device = next(self.network.parameters()).device
+        moved = tuple(part.to(device) for part in condition) if isinstance(condition, tuple) else condition.to(device)
+        rng = Rng(seed, indices, device=device)
+        options = self.sampling.override(sampling)
+        with evaluating(self):
+            tokens = self.sample_tokens(moved, rng, options, guidance, known=known, given=given, watch=watch)
+            return ((self.tokenizer.decode(tokens).float() + 1) / 2).clamp(0, 1)
+
+    @torch.no_grad()
+    def sample_tokens(
+        self,
+        condition: Any,
+        rng: Draws,
+        options: SamplingOptions,
+        guidance: float | Tensor | None = None,
+        order: Iterable[Tensor] | None = None,
+        known: Tensor | None = None,
+        given: Tensor | None = None,
+        watch: Callable[[Progress], None] | None = None,
+    ) -> Tensor:
+        """The plain loop, which defines decoding: step the generator through its order, sample each set with the head.
+
+        Args:
+            condition: as the conditioner takes it, on the model's device.
+            order: the position sets, where they are given (tests).
+
+        Returns:
+            (B, N) ids or (B, N, C) vectors.
+        """
+        cond = self.conditioner(condition)
+        batch, space = len(cond.vector), self.tokenizer.space
+        scale = torch.as_tensor(options.guidance.guidance if guidance is None else guidance, device=cond.vector.device).float()
+        paired = bool((scale != 1).any())
+        both = Condition.cat([cond, self.conditioner.null(batch, cond.mask)]) if paired else cond
+        tokens = space.empty(batch, cond.vector.device)
+        if known is not None and given is not None:
+            tokens = put(tokens, torch.arange(space.num_tokens), torch.where(spread(known, given), given, tokens))
+        state = self.generator.start(both, batch * (1 + paired), doubled(known, paired))
+        sets = list(self.generator.order(batch, known, rng, options.order) if order is None else order)
+        seen = space.num_tokens - sum(positions.shape[-1] for positions in sets)
+        for step, positions in enumerate(sets):
+            context = self.tokenizer.context(tokens, upto=seen)
+            seen += positions.shape[-1]
+            progress = Progress(step, len(sets), seen, space.num_tokens)
+            wide = positions if positions.dim() == 1 else doubled(positions, paired)
+            z = self.generator.step(state, doubled(context, paired), wide)  # (B or 2B, n, D)
+            z, z_null = z.chunk(2) if paired else (z, None)
+            new = self.head.sample(z, z_null, options.guidance.at(progress, scale), options.head, progress, rng)
+            if known is not None and given is not None:
+                new = torch.where(spread(take(known, positions), new), take(given, positions), new)
+            tokens = put(tokens, positions, new.to(tokens.dtype))
+            if watch is not None:
+                watch(progress)
+        return tokens
+
+
+def doubled(x: Any, paired: bool) -> Any:
+    """[x; x] along the batch for a guided pair; x itself otherwise."""
+    return torch.cat([x, x]) if paired and x is not None else x
+
+
+def spread(mask: Tensor, like: Tensor) -> Tensor:
+    """(B, N) broadcast over the channels of (B, N) or (B, N, C)."""
+    return mask if like.dim() == 2 else mask[..., None]
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside, the mode it had before afterwards."""
+    before = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(before)

@@ -1,0 +1,156 @@
+"""The contracts between the parts. This page is the architecture.
+
+Every paradigm is next-set prediction, p(x) = prod_k p(S_k | S_<k, condition): a tokenizer says what
+the tokens are, a generator orders them into sets and reads what is known, a head turns
+its output into tokens. B batch, N tokens, n tokens of one step, C token channels, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from argenzoo.registry import Config
+from argenzoo.rng import Draws
+
+
+@dataclass(frozen=True)
+class TokenSpace:
+    """All that a generator or a head may know of a tokenizer.
+
+    Args:
+        scales: (height, width) of each scale, coarse to fine; one pair for a single grid.
+        dim: channels C of a token's vector.
+        vocab_size: V where tokens are ids, None where they are vectors.
+    """
+
+    scales: tuple[tuple[int, int], ...]
+    dim: int
+    vocab_size: int | None = None
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Tokens of each scale."""
+        return tuple(height * width for height, width in self.scales)
+
+    @property
+    def num_tokens(self) -> int:
+        """N, over all scales."""
+        return sum(self.sizes)
+
+    @property
+    def levels(self) -> Tensor:
+        """(N,) the scale that each token belongs to."""
+        sizes = torch.tensor(self.sizes, device="cpu")
+        return torch.arange(len(self.sizes), device="cpu").repeat_interleave(sizes)
+
+    def empty(self, batch: int, device: torch.device) -> Tensor:
+        """Tokens before anything is known: zeros, (B, N) ids or (B, N, C) vectors."""
+        if self.vocab_size is not None:
+            return torch.zeros(batch, self.num_tokens, dtype=torch.long, device=device)
+        return torch.zeros(batch, self.num_tokens, self.dim, device=device)
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a conditioner made of labels or text.
+
+    Args:
+        tokens: (B, T, D), read as a prefix (raster) or buffer (mar).
+        vector: (B, D), read by AdaLN (var).
+        mask: (B, T) bool, False where padded; None when nothing is.
+    """
+
+    tokens: Tensor
+    vector: Tensor
+    mask: Tensor | None = None
+
+    @staticmethod
+    def cat(parts: list[Condition]) -> Condition:
+        """One batch out of several, so that [cond; null] is one forward pass."""
+        masks = [part.mask for part in parts if part.mask is not None]
+        return Condition(
+            torch.cat([part.tokens for part in parts]),
+            torch.cat([part.vector for part in parts]),
+            torch.cat(masks) if masks else None,
+        )
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where the sampling loop stands: step ``step`` of ``steps``; ``revealed`` of ``total`` tokens are known after it."""
+
+    step: int
+    steps: int
+    revealed: int
+    total: int
+
+
+class Tokenizer(Protocol):
+    """Images <-> tokens. Frozen while a generator trains."""
+
+    space: TokenSpace
+    image_size: int
+
+    def encode(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) in [-1, 1] -> what a cache keeps, deterministic: ids (B, N), vectors (B, N, C) or KL moments."""
+
+    def tokens(self, stored: Tensor, rng: Draws | None = None) -> Tensor:
+        """Stored -> ids (B, N) or vectors of unit scale (B, N, C); KL samples its posterior (its mode without ``rng``)."""
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Ids (B, N), or probabilities over codes (B, N, V), -> code vectors (B, N, C)."""
+
+    def context(self, tokens: Tensor, upto: int | None = None) -> Tensor:
+        """What a generator may read of the tokens. A grid: the tokens. A pyramid: (B, N, C), at each position the coarser
+        scales, summed and resized to its own; only the first ``upto`` tokens need be known."""
+
+    def decode(self, tokens: Tensor) -> Tensor:
+        """Ids or vectors -> images (B, 3, H, W), nominally in [-1, 1]."""
+
+
+class Conditioner(Protocol):
+    """Labels or text -> Condition. Owns the null condition and its drop in training."""
+
+    def __call__(self, condition: Any, rng: Draws | None = None) -> Condition: ...
+
+    def null(self, batch: int, mask: Tensor | None = None) -> Condition:
+        """The null condition, (under the text's mask where there is one)."""
+
+
+class Generator(Protocol):
+    """A network and an order. Never sees logits, noise or guidance. ``__init__(config, space)``."""
+
+    dim: int
+    Sampling: type[Config]
+
+    def __call__(self, context: Tensor, condition: Condition, rng: Draws | None = None) -> tuple[Tensor, Tensor]:
+        """Teacher-forced: z (B, N, D) and the positions to be predicted (B, N) bool."""
+
+    def order(self, batch: int, known: Tensor | None = None, rng: Draws | None = None, options: Any = None) -> Iterable[Tensor]:
+        """The position sets, (n,) shared or (B, n) and ascending; every unknown position exactly once."""
+
+    def start(self, condition: Condition, batch: int, known: Tensor | None = None) -> Any:
+        """An explicit state for ``step``: caches, the positions known from the start."""
+
+    def step(self, state: Any, context: Tensor, positions: Tensor) -> Tensor:
+        """z (B, n, D) for the next set; the state advances."""
+
+
+class Head(Protocol):
+    """z -> tokens. ``__init__(config, space, dim)``."""
+
+    Sampling: type[Config]
+
+    def loss(self, z: Tensor, tokens: Tensor, rng: Draws | None = None) -> Tensor:
+        """(M, D) and (M,) ids or (M, C) vectors -> (M,) losses."""
+
+    def metrics(self, z: Tensor, tokens: Tensor) -> dict[str, Tensor]:
+        """Further held-out figures, each (M,)."""
+
+    def sample(self, z: Tensor, z_null: Tensor | None, guidance: Tensor, options: Any, progress: Progress | None, rng: Draws | None) -> Tensor:
+        """(B, n, D) -> tokens (B, n) or (B, n, C)."""

@@ -1,0 +1,227 @@
+"""Recipes: one complete YAML a model, typed; ``key=value`` overrides; unknown keys name the nearest valid one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field
+
+from argenzoo.errors import ArgenzooError, suggestion
+from argenzoo.options import SamplingOptions
+from argenzoo.registry import Config, Registry, conditioners, datasets, generators, heads, tokenizers
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part by name, with its typed configuration; a tokenizer also says where its weights are."""
+
+    name: str
+    config: Any
+    weights: str | None = None
+    sha256: str | None = None
+
+    def dump(self) -> dict[str, Any]:
+        extra = {key: value for key in ("weights", "sha256") if (value := getattr(self, key)) is not None}
+        return {"name": self.name, **extra, **self.config.model_dump(mode="json")}
+
+
+class TrainConfig(Config):
+    """Training. Fractions are of the whole run; ``batch_size`` counts all processes and accumulation steps together."""
+
+    seed: int = Field(0, ge=0)
+    steps: int | None = Field(None, ge=1)
+    epochs: float | None = Field(None, gt=0, description="instead of steps")
+    batch_size: int = Field(256, ge=1)
+    accumulate: int = Field(1, ge=1, description="micro-batches an optimizer step")
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    optimizer: Literal["adamw", "adam"] = "adamw"
+    lr: float = Field(1e-4, gt=0)
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = Field(0.05, ge=0, description="on parameters of two dimensions and more")
+    weight_decay_end: float | None = Field(None, ge=0, description="reached by a cosine; None: constant")
+    no_decay: tuple[str, ...] = Field((), description="patterns of parameters without decay, e.g. head.*")
+    clip: float | None = Field(1.0, gt=0, description="gradient norm")
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    warmup: float = Field(0.0, ge=0, le=1)
+    warmup_start: float = Field(0.0, ge=0, le=1, description="of lr, at the first step")
+    hold: float = Field(0.0, ge=0, le=1, description="constant after warm-up, before the decay")
+    final_lr: float = Field(0.0, ge=0, le=1, description="of lr, at the end of a decay")
+    ema: float | None = Field(None, gt=0, lt=1, description="decay of the averaged weights")
+    ema_warmup: bool = Field(True, description="a decay that rises with the step; without it 0.9999 needs 100k steps")
+    log_every: int = Field(50, ge=1)
+    eval_every: int | None = Field(None, ge=1)
+    eval_samples: int = Field(512, ge=1)
+    sample_every: int | None = Field(None, ge=1)
+    save_every: int | None = Field(None, ge=1)
+    workers: int = Field(0, ge=0, description="processes that load pictures")
+    out: str | None = Field(None, description="folder; None: runs/NAME")
+    resume: bool = Field(False, description="go on from the newest checkpoint in out")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A resolved recipe. A tokenizer's has no conditioner, generator, head and sampling."""
+
+    name: str
+    tokenizer: Part
+    conditioner: Part | None = None
+    generator: Part | None = None
+    head: Part | None = None
+    sampling: SamplingOptions | None = None
+    loss: dict[str, float] | None = None
+    data: Part | None = None
+    train: TrainConfig | None = None
+
+    def dump(self) -> dict[str, Any]:
+        """Nested plain values, as in YAML; ``parse_recipe`` reads them back."""
+        out: dict[str, Any] = {"name": self.name}
+        for key in ("tokenizer", "conditioner", "generator", "head", "sampling", "data"):
+            section = getattr(self, key)
+            if section is not None:
+                out[key] = section.dump()
+        if self.loss is not None:
+            out["loss"] = dict(self.loss)
+        if self.train is not None:
+            out["train"] = self.train.model_dump(mode="json")
+        return out
+
+    def yaml(self) -> str:
+        return yaml.safe_dump(self.dump(), sort_keys=False, width=120)
+
+    def with_part(self, kind: str, **changes: Any) -> Recipe:
+        """A copy whose ``kind`` part's configuration has ``changes``."""
+        part = getattr(self, kind)
+        return replace(self, **{kind: replace(part, config=part.config.model_copy(update=changes))})
+
+
+SECTIONS = ("name", "tokenizer", "conditioner", "generator", "head", "sampling", "loss", "data", "train")
+
+
+def recipe_folder() -> Path:
+    """Where the zoo's own recipes are: in the wheel beside the code, in a checkout beside the package."""
+    packaged = Path(__file__).parent / "recipes"
+    return packaged if packaged.is_dir() else Path(__file__).parents[1] / "recipes"
+
+
+def list_models() -> list[str]:
+    """The names of all recipes, sorted."""
+    return sorted(path.stem for path in recipe_folder().glob("*.yaml"))
+
+
+def load_recipe(source: str | Path, overrides: dict[str, Any] | None = None) -> Recipe:
+    """A recipe by name, or from a YAML file.
+
+    Args:
+        overrides: dotted keys, e.g. ``{"train.lr": 1e-4, "head.depth": 3}``. Naming another part (``head.name``)
+            drops what the file says of the old one.
+
+    Raises:
+        ArgenzooError: unknown recipe or key (with the nearest), wrong type or value, a part that is missing.
+    """
+    path = recipe_path(source)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ArgenzooError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise ArgenzooError(f"{path} is no recipe: expected sections {', '.join(SECTIONS)}")
+    values.setdefault("name", path.stem)
+    for key, value in (overrides or {}).items():
+        override(values, key, value)
+    return parse_recipe(values)
+
+
+def recipe_path(source: str | Path) -> Path:
+    """The file of a recipe given by name or path."""
+    path = Path(source)
+    if path.suffix in (".yaml", ".yml"):
+        if not path.is_file():
+            raise ArgenzooError(f"no recipe file {path}")
+        return path
+    named = recipe_folder() / f"{source}.yaml"
+    if not named.is_file():
+        raise ArgenzooError(f"unknown recipe '{source}'{suggestion(str(source), list_models())}")
+    return named
+
+
+def override(values: dict[str, Any], key: str, value: Any) -> None:
+    """Set one dotted key in nested recipe values."""
+    section, _, name = key.partition(".")
+    if section not in SECTIONS:
+        raise ArgenzooError(f"unknown key '{key}': no section '{section}'{suggestion(section, SECTIONS)}")
+    if not name:
+        values[section] = value
+        return
+    target = values.get(section)
+    if not isinstance(target, dict):
+        target = values[section] = {}
+    if name == "name" and target.get("name") != value:
+        target.clear()
+    *parents, last = name.split(".")
+    for parent in parents:
+        target = target.setdefault(parent, {})
+        if not isinstance(target, dict):
+            raise ArgenzooError(f"'{key}': '{parent}' is a value, not a section")
+    target[last] = value
+
+
+def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
+    """``["train.lr=1e-4", "head.top_p=null"]`` -> a dict of typed values, read as YAML."""
+    out = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key:
+            raise ArgenzooError(f"'{pair}' is no key=value")
+        out[key] = yaml.safe_load(text) if text else None
+    return out
+
+
+def parse_recipe(values: dict[str, Any]) -> Recipe:
+    """Nested plain values -> a typed recipe. Raises ArgenzooError on anything unknown or wrong."""
+    for key in values:
+        if key not in SECTIONS:
+            raise ArgenzooError(f"unknown key '{key}'{suggestion(str(key), SECTIONS)}")
+    parts = {
+        kind: _part(values.get(kind), registry)
+        for kind, registry in {"tokenizer": tokenizers, "conditioner": conditioners, "generator": generators, "head": heads, "data": datasets}.items()
+    }
+    given = [kind for kind in ("conditioner", "generator", "head") if parts[kind] is not None]
+    if parts["tokenizer"] is None:
+        raise ArgenzooError("a recipe needs a tokenizer section")
+    if len(given) not in (0, 3):
+        missing = {"conditioner", "generator", "head"} - set(given)
+        raise ArgenzooError(f"a generator's recipe needs conditioner, generator and head; missing: {', '.join(sorted(missing))}")
+    sampling = values.get("sampling")
+    if sampling and not given:
+        raise ArgenzooError("a tokenizer's recipe has no sampling section")
+    options = SamplingOptions.parse(sampling or {}, generators.get(parts["generator"].name), heads.get(parts["head"].name)) if given else None
+    train = TrainConfig.parse(values["train"], "train") if values.get("train") else None
+    if train is not None and (train.steps is None) == (train.epochs is None):
+        raise ArgenzooError("train needs either steps or epochs")
+    loss = values.get("loss")
+    return Recipe(str(values.get("name", "unnamed")), sampling=options, loss=_weights(loss) if loss else None, train=train, **parts)
+
+
+def _part(values: Any, registry: Registry) -> Part | None:
+    if values is None:
+        return None
+    if not isinstance(values, dict) or "name" not in values:
+        raise ArgenzooError(f"section '{registry.kind}' needs a name (choices: {', '.join(registry.names())})")
+    rest = dict(values)
+    name, extra = rest.pop("name"), {}
+    if registry is tokenizers:
+        extra = {key: rest.pop(key) for key in ("weights", "sha256") if key in rest}
+    where = "data" if registry is datasets else registry.kind
+    return Part(name, registry.get(str(name)).Config.parse(rest, where), **extra)
+
+
+def _weights(values: Any) -> dict[str, float]:
+    """The loss section: term -> weight."""
+    try:
+        return {str(term): float(weight) for term, weight in values.items()}
+    except (AttributeError, TypeError, ValueError):
+        raise ArgenzooError(f"loss: expected a weight for each term, got {values!r}") from None

@@ -1,0 +1,49 @@
+"""Continuous tokens have unit scale: a factor, measured once, applied in ``tokens`` and undone in ``context`` and ``decode``."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from argenzoo.errors import ArgenzooError
+
+
+class LatentScale(nn.Module):
+    """One factor 1/std a scale, kept with the weights so that what was measured travels with them.
+
+    Args:
+        factors: the configured value, one number or one a scale; None until measured (1).
+        sizes: tokens of each scale.
+    """
+
+    def __init__(self, factors: float | tuple[float, ...] | None, sizes: tuple[int, ...]) -> None:
+        super().__init__()
+        values = factors if isinstance(factors, tuple) else (factors or 1.0,) * len(sizes)
+        if len(values) != len(sizes):
+            raise ArgenzooError(f"tokenizer.latent_scale has {len(values)} factors for {len(sizes)} scales")
+        self.sizes = sizes
+        self.register_buffer("factors", torch.tensor(values, dtype=torch.float32))
+
+    def rows(self) -> Tensor:
+        """(N, 1): each token's factor."""
+        return torch.cat([factor.expand(size) for factor, size in zip(self.factors.unbind(), self.sizes, strict=True)])[:, None]
+
+    def apply_to(self, vectors: Tensor) -> Tensor:
+        """(B, N, C) as encoded -> unit scale."""
+        return vectors * self.rows()
+
+    def undo(self, tokens: Tensor) -> Tensor:
+        """(B, N, C) of unit scale -> as encoded."""
+        return tokens / self.rows()
+
+    @property
+    def value(self) -> float | tuple[float, ...]:
+        """The factors as the configuration writes them: a number, or one a scale."""
+        values = tuple(self.factors.tolist())
+        return values if len(values) > 1 else values[0]
+
+    @torch.no_grad()
+    def measure(self, vectors: Tensor) -> None:
+        """Set the factors to 1/std of (B, N, C) vectors, scale by scale."""
+        stds = [part.float().std() for part in vectors.split(self.sizes, dim=1)]
+        self.factors.copy_(1 / torch.stack(stds).clamp(min=1e-6))
