@@ -5,12 +5,12 @@ from argenzoo.errors import ArgenzooError
 from argenzoo.model import ARModel
 from argenzoo.recipe import list_models, load_recipe
 from argenzoo.registry import conditioners, datasets, generators, heads, tokenizers
-
-__version__ = "0.1.0"
+from argenzoo.versions import __version__
 
 __all__ = [
     "ARModel",
     "ArgenzooError",
+    "__version__",
     "build_model",
     "build_tokenizer",
     "conditioners",

@@ -63,8 +63,13 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise ArgenzooError(f"{path} is truncated or no safetensors file ({' '.join(str(error).split())})") from None
 
 
-def load_strict(module: nn.Module, state: dict[str, Tensor], what: str) -> None:
-    """Fill ``module`` (also one on the meta device): every key on both sides, every shape the same, or ArgenzooError."""
+def load_strict(module: nn.Module, state: dict[str, Tensor], what: str, assign: bool = True) -> None:
+    """Fill ``module``: every key on both sides, every shape the same, or ArgenzooError.
+
+    Args:
+        what: named in the message.
+        assign: the file's tensors become the module's (a model on the meta device is filled so); else they are copied into it.
+    """
     ours = {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()}
     theirs = {key: tuple(tensor.shape) for key, tensor in state.items()}
     missing, unexpected = sorted(ours.keys() - theirs.keys()), sorted(theirs.keys() - ours.keys())
@@ -74,7 +79,7 @@ def load_strict(module: nn.Module, state: dict[str, Tensor], what: str) -> None:
         problems.append(f"{len(shapes)} of another shape ({shapes[0]}: {theirs[shapes[0]]} in the file, {ours[shapes[0]]} in the recipe)")
     if problems:
         raise ArgenzooError(f"{what} does not fit this recipe: {'; '.join(problems)}")
-    module.load_state_dict(state, assign=True)
+    module.load_state_dict(state, assign=assign)
 
 
 def sha256(path: Path) -> str:

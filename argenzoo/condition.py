@@ -45,6 +45,16 @@ class ClassLabels(nn.Module):
         vector = self.table.weight[-1].expand(batch, -1)  # (B, D)
         return Condition(vector[:, None], vector)
 
+    @staticmethod
+    def named(config: Config, classes: tuple[str, ...]) -> Config:
+        """The configuration with the data's class names. Raises ArgenzooError where the data have another number of classes."""
+        if len(classes) != config.num_classes:
+            raise ArgenzooError(
+                f"the data have {len(classes)} classes, the recipe has conditioner.num_classes {config.num_classes}: "
+                f"set conditioner.num_classes={len(classes)}"
+            )
+        return config.model_copy(update={"names": tuple(classes)})
+
     def check(self, labels: list[int] | Tensor) -> Tensor:
         """Labels as a (B,) tensor. Raises ArgenzooError on a label out of range."""
         checked = torch.as_tensor(labels)
@@ -86,6 +96,11 @@ class TextFeatures(nn.Module):
         if mask is None:
             mask = torch.ones(batch, self.config.num_tokens, dtype=torch.bool, device=self.null_features.device)
         return self._condition(self.null_features.expand(batch, -1, -1), mask)
+
+    @staticmethod
+    def named(config: Config, classes: tuple[str, ...]) -> Config:
+        """Raises ArgenzooError: a set of classes has no captions."""
+        raise ArgenzooError("conditioner 'text_features' needs captions, these data have class labels: use conditioner.name=class_labels")
 
     def check(self, text: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Raises ArgenzooError unless features are (B, T, F) and the mask is (B, T) and padded on the left."""

@@ -1,0 +1,1 @@
+"""Pictures and labels: sets, crops, and the stream that training reads."""

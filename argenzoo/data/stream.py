@@ -1,0 +1,63 @@
+"""The order in which training reads a set: a function of (seed, step) alone, on any number of processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from torch.utils.data import DataLoader, Sampler
+
+from argenzoo.errors import ArgenzooError
+from argenzoo.rng import philox
+
+
+class Stream(Sampler[list[tuple[int, int]]]):
+    """Endless shuffled epochs, cut into this process's micro-batches. Draw number ``step * batch_size + j`` is
+    position ``draw % count`` of epoch ``draw // count``: an epoch ends inside a batch where it must, nothing is dropped.
+
+    Args:
+        count: samples of the set.
+        batch_size: over all processes and micro-batches.
+        start, stop: optimizer steps.
+        accumulate: micro-batches a step.
+    """
+
+    def __init__(self, count: int, batch_size: int, seed: int, start: int, stop: int, accumulate: int = 1, rank: int = 0, world: int = 1) -> None:
+        if batch_size % (world * accumulate):
+            raise ArgenzooError(f"train.batch_size {batch_size} is no multiple of {world} processes x {accumulate} accumulation steps")
+        self.count, self.batch_size, self.seed = count, batch_size, seed
+        self.start, self.stop, self.accumulate, self.rank, self.world = start, stop, accumulate, rank, world
+        self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return (self.stop - self.start) * self.accumulate
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        size = self.batch_size // (self.world * self.accumulate)
+        for step in range(self.start, self.stop):
+            for micro in range(self.accumulate):
+                first = step * self.batch_size + (micro * self.world + self.rank) * size
+                yield [(self.position(draw), draw) for draw in range(first, first + size)]
+
+    def position(self, draw: int) -> int:
+        """Which sample a draw is."""
+        epoch, offset = divmod(draw, self.count)
+        if epoch != self._epoch:
+            self._epoch, self._order = epoch, philox(self.seed, "epoch", epoch).permutation(self.count)
+        return int(self._order[offset])
+
+
+class Keyed:
+    """Returns the draw beside the sample, for the random numbers that depend on it."""
+
+    def __init__(self, views: Any) -> None:
+        self.views = views
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Any, int, int]:
+        return *self.views[key], key[1]
+
+
+def loader(views: Any, stream: Stream, workers: int) -> DataLoader:
+    """Micro-batches (pictures, labels, draws)."""
+    return DataLoader(Keyed(views), batch_sampler=stream, num_workers=workers, persistent_workers=workers > 0, pin_memory=False)

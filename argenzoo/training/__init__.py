@@ -1,0 +1,1 @@
+"""One loop over players, for generators and tokenizers."""

@@ -1,0 +1,76 @@
+"""Logs: a progress bar with ETA and throughput, TensorBoard, and one JSON line an entry."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+
+class Logs:
+    """Writes on the main process only; elsewhere every call does nothing.
+
+    Args:
+        out: the run's folder: ``log.jsonl`` and ``tensorboard/`` go there.
+        start, steps: optimizer steps, for the bar.
+        fields: written with the first line of the file: recipe and versions.
+    """
+
+    def __init__(self, out: Path, name: str, start: int, steps: int, batch_size: int, active: bool, fields: dict[str, Any]) -> None:
+        self.active, self.batch_size = active, batch_size
+        if not active:
+            return
+        out.mkdir(parents=True, exist_ok=True)
+        self._file = (out / "log.jsonl").open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(out / "tensorboard"), purge_step=start)
+        self._bar = tqdm(total=steps, initial=start, desc=name, unit="step", dynamic_ncols=True, mininterval=1)
+        self._mark = time.perf_counter(), start
+        self.began = time.perf_counter()
+        self._write({"event": "start", "step": start, **fields})
+
+    def step(self, step: int, figures: dict[str, float] | None) -> None:
+        """After optimizer step ``step``; ``figures`` where it is a log step."""
+        if not self.active:
+            return
+        self._bar.update(1)
+        if figures is None:
+            return
+        then, at = self._mark
+        self._mark = time.perf_counter(), step
+        figures = {**figures, "images_per_second": (step - at) * self.batch_size / max(self._mark[0] - then, 1e-9)}
+        self._bar.set_postfix_str(f"loss {figures['loss']:.4f} lr {figures['lr']:.2e} {figures['images_per_second']:.0f} img/s")
+        self.write("train", step, figures)
+
+    def write(self, event: str, step: int, figures: dict[str, float]) -> None:
+        """A line in the log, and points in TensorBoard."""
+        if not self.active:
+            return
+        self._write({"event": event, "step": step, **figures})
+        for name, value in figures.items():
+            self._board.add_scalar(f"{event}/{name}", value, step)
+
+    def say(self, text: str) -> None:
+        """A line for a person, above the bar."""
+        if self.active:
+            self._bar.write(text)
+
+    def close(self, figures: dict[str, float]) -> None:
+        if not self.active:
+            return
+        self._write({"event": "end", "seconds": round(time.perf_counter() - self.began, 1), **figures})
+        self._bar.close()
+        self._board.close()
+        self._file.close()
+
+    def _write(self, entry: dict[str, Any]) -> None:
+        self._file.write(json.dumps(entry) + "\n")
+        self._file.flush()
+
+
+def read_log(out: Path) -> list[dict[str, Any]]:
+    """A run's ``log.jsonl``."""
+    return [json.loads(line) for line in (out / "log.jsonl").read_text(encoding="utf-8").splitlines()]

@@ -1,0 +1,100 @@
+"""Saving a run and going on with it."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from argenzoo.checkpoint import EMA, MODEL, RECIPE, STATE, TOKENIZER, load_strict, read_weights, save_weights, sha256, write_atomically
+from argenzoo.errors import ArgenzooError
+from argenzoo.recipe import Recipe, load_recipe
+from argenzoo.training.player import Player
+from argenzoo.training.tasks import Task
+from argenzoo.versions import about
+
+
+def save(folder: Path, recipe: Recipe, task: Task, step: int) -> None:
+    """Write the checkpoint of ``step`` under a temporary name, then rename."""
+    main, *others = task.players
+
+    def write(path: Path) -> None:
+        facts = {**about(), "recipe": recipe.name, "step": str(step)}
+        save_weights(path / MODEL, weights_of(main, averaged=False), facts)
+        if main.ema is not None:
+            save_weights(path / EMA, weights_of(main, averaged=True), facts)
+        saved = recipe
+        if recipe.generator is not None:
+            save_weights(path / TOKENIZER, task.tokenizer.state_dict(), facts)
+            saved = with_tokenizer(recipe, path / TOKENIZER)
+        (path / RECIPE).write_text(saved.yaml(), encoding="utf-8")
+        (path / STATE).mkdir()
+        for player in others:
+            save_weights(path / STATE / f"{player.name}.safetensors", weights_of(player, averaged=False), facts)
+        torch.save(run_state(task, step), path / STATE / "run.pt")
+
+    write_atomically(folder, write)
+
+
+def weights_of(player: Player, averaged: bool) -> dict[str, torch.Tensor]:
+    """A tokenizer's keys carry no ``tokenizer.`` prefix, a network's are its own."""
+    module: Any = player.averaged if averaged else player.module
+    return getattr(module, "tokenizer", module).state_dict()
+
+
+def with_tokenizer(recipe: Recipe, path: Path) -> Recipe:
+    """The recipe, naming the tokenizer that lies beside it and its hash."""
+    return replace(recipe, tokenizer=replace(recipe.tokenizer, weights=path.name, sha256=sha256(path)))
+
+
+def run_state(task: Task, step: int) -> dict[str, Any]:
+    """What the weights do not say: optimizers, and torch's random state. Readable with ``weights_only=True``."""
+    return {
+        "step": step,
+        "optimizers": {player.name: player.optimizer.state_dict() for player in task.players},
+        "rng": torch.get_rng_state(),
+        "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def resume(folder: Path, recipe: Recipe, task: Task) -> int:
+    """Load a checkpoint into a task; returns its step.
+
+    Raises:
+        ArgenzooError: the checkpoint is another recipe's, truncated, or does not fit.
+    """
+    saved = load_recipe(folder / RECIPE)
+    for kind in ("tokenizer", "conditioner", "generator", "head"):
+        ours, theirs = getattr(recipe, kind), getattr(saved, kind)
+        if (ours is None) != (theirs is None) or (ours is not None and not same_part(ours, theirs)):
+            raise ArgenzooError(f"{folder} is a checkpoint of recipe '{saved.name}' with another {kind}: use another train.out, or train.resume=false")
+    main, *others = task.players
+    load_into(getattr(main.module, "tokenizer", main.module), folder / MODEL)
+    if main.ema is not None:
+        load_into(getattr(main.ema.module, "tokenizer", main.ema.module), folder / EMA)
+    for player in others:
+        load_into(player.module, folder / STATE / f"{player.name}.safetensors")
+    try:
+        state = torch.load(folder / STATE / "run.pt", map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ArgenzooError(f"{folder / STATE / 'run.pt'} is missing or truncated ({' '.join(str(error).split())[:120]})") from None
+    for player in task.players:
+        player.optimizer.load_state_dict(state["optimizers"][player.name])
+    torch.set_rng_state(state["rng"])
+    if state["cuda_rng"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda_rng"])
+    return state["step"]
+
+
+def same_part(ours: Any, theirs: Any) -> bool:
+    """Whether two parts are the same but for what training writes into them."""
+    written = {"latent_scale", "names"}
+    return ours.name == theirs.name and ours.config.model_dump(exclude=written) == theirs.config.model_dump(exclude=written)
+
+
+def load_into(module: torch.nn.Module, path: Path) -> None:
+    """In place: the optimizer and Accelerate hold these very parameters."""
+    load_strict(module, read_weights(path), str(path), assign=False)

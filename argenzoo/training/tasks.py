@@ -1,0 +1,174 @@
+"""What is trained: a generator over a frozen tokenizer, or a tokenizer. The loop knows neither."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any, Protocol, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from argenzoo.build import assemble, build_tokenizer, make_tokenizer
+from argenzoo.errors import ArgenzooError, suggestion
+from argenzoo.model import ARModel, ARNetwork, evaluating
+from argenzoo.recipe import Recipe
+from argenzoo.rng import Draws, Rng
+from argenzoo.training.player import Player
+
+
+class Task(Protocol):
+    """Between the loop and the parts."""
+
+    players: list[Player]
+    tokenizer: Any
+
+    def inputs(self, pictures: Tensor, labels: Tensor, rng: Draws) -> tuple:
+        """A batch (pictures in [-1, 1]) -> what every player's module takes."""
+
+    def evaluate(self, pictures: Tensor, labels: Tensor, rng: Draws) -> dict[str, tuple[Tensor, Tensor]]:
+        """Held-out figures as (sum, count), of the averaged weights."""
+
+    def summary(self, totals: dict[str, tuple[Tensor, Tensor]]) -> dict[str, float]:
+        """Summed figures -> what is logged."""
+
+    def pictures(self, examples: Tensor, labels: Tensor) -> Tensor:
+        """A grid's pictures (R, columns, 3, H, W) in [0, 1], to look at while it trains."""
+
+    def finish(self, examples: Tensor, recipe: Recipe) -> Recipe:
+        """Before a checkpoint: what was measured goes into the weights and the recipe."""
+
+
+class GeneratorTask:
+    """Encodes with the frozen tokenizer, trains conditioner, generator and head."""
+
+    def __init__(self, recipe: Recipe, steps: int, device: torch.device) -> None:
+        assert recipe.train is not None
+        if recipe.tokenizer.weights is None:
+            raise ArgenzooError(
+                f"recipe '{recipe.name}' trains a generator on a frozen tokenizer and needs its weights: "
+                "set tokenizer.weights to a tokenizer's run folder or .safetensors file"
+            )
+        self.tokenizer = build_tokenizer(recipe, device=device)
+        torch.manual_seed(recipe.train.seed)
+        self.model: ARModel = assemble(recipe, self.tokenizer)
+        self.players = [Player("network", self.model.network, recipe.train, steps)]
+
+    @torch.no_grad()
+    def inputs(self, pictures: Tensor, labels: Tensor, rng: Draws) -> tuple:
+        tokens = self.tokenizer.tokens(self.tokenizer.encode(pictures), rng)
+        return self.tokenizer.context(tokens), tokens, labels, rng
+
+    @torch.no_grad()
+    def evaluate(self, pictures: Tensor, labels: Tensor, rng: Draws) -> dict[str, tuple[Tensor, Tensor]]:
+        network = self.players[0].averaged
+        with evaluating(network):
+            figures = network(*self.inputs(pictures, labels, rng))
+        figures.pop("loss")
+        mask = figures.pop("mask").float()
+        levels = self.tokenizer.space.levels.to(mask.device)
+        out = {}
+        for name, rows in figures.items():
+            name = {"token_loss": "loss"}.get(name, name)
+            out[name] = (rows * mask).sum(), mask.sum()
+            if len(self.tokenizer.space.scales) > 1:
+                for k, (height, width) in enumerate(self.tokenizer.space.scales):
+                    here = mask * (levels == k)
+                    out[f"{name}/scale_{k}_{height}x{width}"] = (rows * here).sum(), here.sum()
+        return out
+
+    def summary(self, totals: dict[str, tuple[Tensor, Tensor]]) -> dict[str, float]:
+        return {name: (total / count.clamp(min=1)).item() for name, (total, count) in totals.items()}
+
+    def pictures(self, examples: Tensor, labels: Tensor) -> Tensor:
+        """Two rows, of the examples' labels."""
+        model = ARModel(self.tokenizer, cast(ARNetwork, self.players[0].averaged), self.model.sampling)
+        count = len(labels)
+        made = model.generate(torch.cat([labels, labels]).cpu(), seed=0, indices=list(range(2 * count)))
+        return made.view(2, count, *made.shape[1:])
+
+    def finish(self, examples: Tensor, recipe: Recipe) -> Recipe:
+        return recipe
+
+
+class TokenizerObjective(nn.Module):
+    """Reconstruction and the tokenizer's own losses, weighted: what a tokenizer's player trains."""
+
+    def __init__(self, tokenizer: Any, weights: dict[str, float]) -> None:
+        super().__init__()
+        self.tokenizer, self.weights = tokenizer, weights
+
+    def forward(self, pictures: Tensor, rng: Draws | None = None) -> dict[str, Tensor]:
+        """``loss``, every term unweighted, and the ``reconstruction`` (B, 3, H, W)."""
+        reconstruction, losses = self.tokenizer.reconstruct(pictures, rng)
+        losses = {**losses, "l1": F.l1_loss(reconstruction, pictures), "l2": F.mse_loss(reconstruction, pictures)}
+        unknown = next((term for term in self.weights if term not in losses), None)
+        if unknown is not None:
+            raise ArgenzooError(f"unknown term 'loss.{unknown}' for this tokenizer{suggestion(unknown, losses)}")
+        total = torch.stack([weight * losses[term] for term, weight in self.weights.items()]).sum()
+        return {"loss": total, **losses, "reconstruction": reconstruction}
+
+
+class TokenizerTask:
+    """Trains a tokenizer; ``tokenizer.weights``, where set, is where it starts from."""
+
+    def __init__(self, recipe: Recipe, steps: int, device: torch.device) -> None:
+        assert recipe.train is not None
+        if not recipe.loss:
+            raise ArgenzooError(f"recipe '{recipe.name}' trains a tokenizer and needs a loss section, e.g. loss: {{l2: 1.0, codebook: 1.0}}")
+        torch.manual_seed(recipe.train.seed)
+        self.tokenizer = (build_tokenizer(recipe) if recipe.tokenizer.weights else make_tokenizer(recipe.tokenizer)).to(device)
+        self.players = [Player("tokenizer", TokenizerObjective(self.tokenizer, recipe.loss), recipe.train, steps)]
+
+    def inputs(self, pictures: Tensor, labels: Tensor, rng: Draws) -> tuple:
+        return pictures, rng
+
+    @property
+    def _averaged(self) -> Any:
+        return self.players[0].averaged.tokenizer
+
+    @torch.no_grad()
+    def evaluate(self, pictures: Tensor, labels: Tensor, rng: Draws) -> dict[str, tuple[Tensor, Tensor]]:
+        objective = self.players[0].averaged
+        with evaluating(objective):
+            figures = objective(pictures, rng)
+        clamped = figures.pop("reconstruction").clamp(-1, 1)
+        error = ((clamped - pictures) / 2).square().flatten(1).mean(1)  # of pictures in [0, 1]
+        figures["psnr"] = (-10 * error.clamp(min=1e-10).log10()).mean()
+        count = torch.tensor(float(len(pictures)), device=pictures.device)
+        out = {name: (value * count, count) for name, value in figures.items()}
+        space = self._averaged.space
+        if space.vocab_size is not None:  # how often each code was used; the summary counts those that were
+            ids = self._averaged.encode(pictures).flatten()
+            out["used"] = torch.bincount(ids, minlength=space.vocab_size).float(), count
+        return out
+
+    def summary(self, totals: dict[str, tuple[Tensor, Tensor]]) -> dict[str, float]:
+        totals = dict(totals)
+        used = totals.pop("used", None)
+        out = {name: (total / count.clamp(min=1)).item() for name, (total, count) in totals.items()}
+        if used is not None:
+            share = used[0] / used[0].sum()
+            out["codebook_usage"] = (used[0] > 0).float().mean().item()
+            out["codebook_perplexity"] = math.exp(-(share * share.clamp(min=1e-12).log()).sum().item())
+        return out
+
+    @torch.no_grad()
+    def pictures(self, examples: Tensor, labels: Tensor) -> Tensor:
+        """Originals above reconstructions."""
+        tokenizer = self._averaged
+        with evaluating(tokenizer):
+            made = tokenizer.decode(tokenizer.tokens(tokenizer.encode(examples)))
+        return (torch.stack([examples, made]).clamp(-1, 1) + 1) / 2
+
+    @torch.no_grad()
+    def finish(self, examples: Tensor, recipe: Recipe) -> Recipe:
+        """Measures the latent scale, unless the recipe fixes it."""
+        if recipe.tokenizer.config.latent_scale is not None:
+            return recipe
+        rng = Rng(0, range(len(examples)), "scale", examples.device)
+        with evaluating(self._averaged):
+            self._averaged.scale.measure(self._averaged.vectors(examples, rng))
+        self.tokenizer.scale.load_state_dict(self._averaged.scale.state_dict())
+        return replace(recipe.with_part("tokenizer", latent_scale=self.tokenizer.scale.value))

@@ -1,0 +1,185 @@
+"""The loop: players, batches, optimizer steps; logs, evaluation, pictures and checkpoints every so often."""
+
+from __future__ import annotations
+
+import math
+import time
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from argenzoo.checkpoint import checkpoints
+from argenzoo.data.images import ImageSet, Views, split, to_unit
+from argenzoo.data.stream import Stream, loader
+from argenzoo.errors import ArgenzooError
+from argenzoo.grids import save_grid
+from argenzoo.recipe import Recipe
+from argenzoo.registry import conditioners, datasets
+from argenzoo.rng import Rng
+from argenzoo.training.logs import Logs
+from argenzoo.training.state import resume, save
+from argenzoo.training.tasks import GeneratorTask, Task, TokenizerTask
+from argenzoo.versions import about
+
+
+def train(recipe: Recipe) -> Path:
+    """Train what the recipe describes; returns the run's folder.
+
+    Raises:
+        ArgenzooError: no data or train section, data that do not fit the recipe, a run that is there already, missing tokenizer weights.
+    """
+    if recipe.data is None or recipe.train is None:
+        raise ArgenzooError(f"recipe '{recipe.name}' has no {'data' if recipe.data is None else 'train'} section: it can't be trained")
+    images = datasets.get(recipe.data.name)(recipe.data.config)
+    recipe = with_classes(recipe, images)
+    return Trainer(recipe, images).run()
+
+
+def with_classes(recipe: Recipe, images: ImageSet) -> Recipe:
+    """The recipe with the data's class names; another number of classes than the recipe's is an error that says both."""
+    if recipe.conditioner is None:
+        return recipe
+    config = conditioners.get(recipe.conditioner.name).named(recipe.conditioner.config, images.classes)
+    return replace(recipe, conditioner=replace(recipe.conditioner, config=config))
+
+
+class Trainer:
+    """One run."""
+
+    def __init__(self, recipe: Recipe, images: ImageSet) -> None:
+        assert recipe.data is not None
+        assert recipe.train is not None
+        self.recipe, self.config = recipe, recipe.train
+        self.out = Path(self.config.out or f"runs/{recipe.name}")
+        self._refuse_overwriting()
+        kept, held_out = split(len(images), recipe.data.config.held_out)
+        self.steps = self.config.steps or math.ceil((self.config.epochs or 0) * len(kept) / self.config.batch_size)
+        self.accelerator = Accelerator(mixed_precision="no" if self.config.precision == "fp32" else self.config.precision)
+        task = TokenizerTask if recipe.generator is None else GeneratorTask
+        self.task: Task = task(recipe, self.steps, self.accelerator.device)
+        size = self.task.tokenizer.image_size
+        self.training = Views(images, recipe.data.config, size, kept, self.config.seed)
+        self.held_out = Views(images, recipe.data.config, size, held_out, self.config.seed, augment=False)
+        self.start = 0
+        self.figures: dict[str, float] = {}
+
+    def run(self) -> Path:
+        """All steps from where the run stands."""
+        for player in self.task.players:
+            player.prepare(self.accelerator)
+        if self.config.resume and (saved := checkpoints(self.out)):
+            self.start = resume(saved[-1], self.recipe, self.task)
+        facts = {**about(), "recipe": self.recipe.dump(), "processes": self.accelerator.num_processes, "device": str(self.accelerator.device)}
+        self.logs = Logs(self.out, self.recipe.name, self.start, self.steps, self.config.batch_size, self.accelerator.is_main_process, facts)
+        self._loop()
+        parameters = sum(p.numel() for player in self.task.players for p in player.module.parameters())
+        self.logs.close({"parameters": parameters, "steps": self.steps, **self.figures})
+        return self.out
+
+    def _loop(self) -> None:
+        batches = iter(loader(self.training, self._stream(), self.config.workers))
+        for step in range(self.start, self.steps):
+            figures = self._step(step, batches)
+            done = step + 1
+            logged = done % self.config.log_every == 0 or done == self.steps
+            self.logs.step(done, self._mean(figures) if logged else None)
+            if self._due(done, self.config.eval_every):
+                self._evaluate(done)
+            if self._due(done, self.config.sample_every):
+                self._sample(done)
+            if self._due(done, self.config.save_every):
+                self._save(done)
+
+    def _step(self, step: int, batches: Any) -> dict[str, Tensor | float]:
+        """One optimizer step of every player, over ``accumulate`` micro-batches."""
+        inputs = [self._inputs(step, *next(batches)) for _ in range(self.config.accumulate)]
+        figures: dict[str, Tensor | float] = {}
+        for player in self.task.players:
+            player.prepared.train()
+            for micro, arguments in enumerate(inputs):
+                last = micro == len(inputs) - 1
+                with nullcontext() if last else self.accelerator.no_sync(player.prepared):
+                    out = player.prepared(*arguments)
+                    self.accelerator.backward(out["loss"] / len(inputs))
+            out.pop("reconstruction", None)
+            figures |= {name: value.detach() for name, value in out.items()}
+            figures |= player.update(self.accelerator, step)
+        return figures
+
+    def _inputs(self, step: int, pictures: Tensor, labels: Tensor, draws: Tensor) -> tuple:
+        device = self.accelerator.device
+        rng = Rng(self.config.seed, draws.tolist(), "train", device, step)
+        return self.task.inputs(to_unit(pictures.to(device)), labels.to(device), rng)
+
+    def _mean(self, figures: dict[str, Tensor | float]) -> dict[str, float]:
+        """Over the processes."""
+        tensors = {name: torch.as_tensor(value, dtype=torch.float32, device=self.accelerator.device) for name, value in figures.items()}
+        return {name: float(self.accelerator.reduce(tensor, "mean")) for name, tensor in tensors.items()}
+
+    def _evaluate(self, step: int) -> None:
+        """Held-out figures with fixed draws, shared out over the processes."""
+        count = min(len(self.held_out), self.config.eval_samples)
+        if count == 0:
+            return
+        began, rank, world = time.perf_counter(), self.accelerator.process_index, self.accelerator.num_processes
+        totals: dict[str, tuple[Tensor, Tensor]] = {}
+        size = max(1, self.config.batch_size // (self.config.accumulate * world))
+        mine = list(range(rank, count, world))
+        for chunk in [mine[i : i + size] for i in range(0, len(mine), size)]:
+            pictures, labels = self._examples(self.held_out, chunk)
+            rng = Rng(self.config.seed, chunk, "evaluate", self.accelerator.device)
+            for name, (total, number) in self.task.evaluate(pictures, labels, rng).items():
+                old = totals.get(name, (0, 0))
+                totals[name] = old[0] + total, old[1] + number
+        reduced = {name: (self.accelerator.reduce(a), self.accelerator.reduce(b)) for name, (a, b) in totals.items()}
+        self.figures = {f"held_out_{name}": value for name, value in self.task.summary(reduced).items()}
+        self.logs.write("held_out", step, {**self.figures, "seconds": time.perf_counter() - began})
+        main = {name: value for name, value in self.figures.items() if "/" not in name}
+        self.logs.say(f"step {step}: " + ", ".join(f"{name} {value:.4f}" for name, value in main.items()))
+
+    def _sample(self, step: int) -> None:
+        if self.accelerator.is_main_process:
+            rows = self.task.pictures(*self._some(self.held_out if len(self.held_out) else self.training))
+            facts = {**about(), "recipe": self.recipe.name, "step": str(step)}
+            save_grid(rows, self.out / "samples" / f"step_{step:07d}.png", facts)
+        self.accelerator.wait_for_everyone()
+
+    def _save(self, step: int) -> None:
+        recipe = self.task.finish(self._examples(self.training, list(range(min(256, len(self.training)))))[0], self.recipe)
+        if self.accelerator.is_main_process:
+            save(self.out / f"step_{step:07d}", recipe, self.task, step)
+        self.accelerator.wait_for_everyone()
+
+    def _some(self, views: Views) -> tuple[Tensor, Tensor]:
+        """Up to eight examples, of different classes where there are."""
+        first: dict[int, int] = {}
+        for position, index in enumerate(views.indices):
+            first.setdefault(views.images.label(int(index)), position)
+        chosen = [position for _, position in sorted(first.items())]
+        return self._examples(views, (chosen + [p for p in range(len(views)) if p not in chosen])[:8])
+
+    def _examples(self, views: Views, positions: list[int]) -> tuple[Tensor, Tensor]:
+        pairs = [views[position, position] for position in positions]
+        pictures = to_unit(torch.stack([picture for picture, _ in pairs]))
+        return pictures.to(self.accelerator.device), torch.tensor([label for _, label in pairs], device=self.accelerator.device)
+
+    def _stream(self) -> Stream:
+        config, accelerator = self.config, self.accelerator
+        return Stream(
+            len(self.training), config.batch_size, config.seed, self.start, self.steps, config.accumulate,
+            accelerator.process_index, accelerator.num_processes,
+        )  # fmt: skip
+
+    def _due(self, done: int, every: int | None) -> bool:
+        """Every so many steps, and after the last."""
+        return done == self.steps or (every is not None and done % every == 0)
+
+    def _refuse_overwriting(self) -> None:
+        if checkpoints(self.out) and not self.config.resume:
+            raise ArgenzooError(f"{self.out} holds checkpoints already: set train.resume=true to go on, or another train.out")
+
