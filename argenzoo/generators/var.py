@@ -90,7 +90,7 @@ class VAR(nn.Module):
     def _inputs(self, context: Tensor, condition: Condition, positions: Tensor) -> Tensor:
         """(B, n, D): the embedded context, or condition + start at the first scale, + level + position."""
         first = self.space.sizes[0]
-        begins = (positions < first)[:, None]
+        begins = (positions < first)[..., None]
         start = condition.vector[:, None] + self.start_token[positions.clamp(max=first - 1)]
         x = torch.where(begins, start, self.embed(take(context, positions)))
         return x + self.level(self.levels[positions]) + self.position[positions]

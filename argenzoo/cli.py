@@ -1,0 +1,127 @@
+"""The command line: train, sample, list, show, demo."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from argenzoo.errors import ArgenzooError
+from argenzoo.recipe import Recipe, list_models, load_recipe, parse_overrides, recipe_path
+from argenzoo.versions import __version__
+
+EXAMPLES = """examples:
+  argenzoo list
+  argenzoo show recipe=var_d20
+  argenzoo train recipe=fruit_vq train.out=runs/vq
+  argenzoo train recipe=fruit_raster tokenizer.weights=runs/vq train.lr=1e-3
+  argenzoo sample runs/fruit_raster --classes 3,5 --num 16 --guidance 2 --seed 0 --out samples
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="argenzoo", description="A zoo of autoregressive image generators.", epilog=EXAMPLES,
+                                  formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    top.add_argument("--version", action="version", version=__version__)
+    commands = top.add_subparsers(dest="command", required=True)
+    for name, text in {"train": "train a recipe", "show": "print a resolved recipe and its parameters"}.items():
+        command = commands.add_parser(name, help=text)
+        command.add_argument("pairs", nargs="+", metavar="key=value", help="recipe=NAME|PATH, then overrides such as train.lr=1e-4")
+    commands.add_parser("list", help="list the recipes")
+    sample = commands.add_parser("sample", help="sample pictures from a checkpoint")
+    sample.add_argument("checkpoint", help="a checkpoint or run folder")
+    sample.add_argument("pairs", nargs="*", metavar="key=value", help="sampling options such as head.temperature=0.9 order.num_steps=16")
+    sample.add_argument("--classes", help="labels or names, with commas (default: all, at most 8)")
+    sample.add_argument("--num", type=int, help="pictures in all, dealt over the classes (default: 4 a class)")
+    sample.add_argument("--guidance", type=float, help="scale at the end of the ramp; 1 is off (default: the recipe's)")
+    sample.add_argument("--seed", type=int, default=0)
+    sample.add_argument("--batch", type=int, default=16, help="pictures at a time; changes nothing but memory and speed")
+    sample.add_argument("--out", default="samples", help="a new folder, or one of an earlier sampling with --overwrite")
+    sample.add_argument("--overwrite", action="store_true", help="replace pictures that are there")
+    sample.add_argument("--device", help="default: the GPU where there is one")
+    demo = commands.add_parser("demo", help="train every paradigm on photographs of fruit and compare")
+    demo.add_argument("--out", default="runs/demo", help="folder; goes on where it stopped")
+    demo.add_argument("--all", action="store_true", help="all six cells of generator and head")
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; a user's mistake is one line on standard error and status 2."""
+    arguments = parser().parse_args(argv)
+    try:
+        COMMANDS[arguments.command](arguments)
+    except ArgenzooError as error:
+        print(f"argenzoo: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("argenzoo: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def recipe_from(pairs: Sequence[str]) -> Recipe:
+    overrides = parse_overrides(pairs)
+    name = overrides.pop("recipe", None)
+    if name is None:
+        raise ArgenzooError("name a recipe: recipe=NAME or recipe=PATH ('argenzoo list' shows the names)")
+    return load_recipe(str(name), overrides)
+
+
+def train_command(arguments: argparse.Namespace) -> None:
+    from argenzoo.training.trainer import train
+
+    recipe = recipe_from(arguments.pairs)
+    out = train(recipe)
+    print(f"{recipe.name}: checkpoints, samples and logs are in {out}")
+
+
+def sample_command(arguments: argparse.Namespace) -> None:
+    from argenzoo.sampling.command import sample
+
+    made = sample(
+        arguments.checkpoint,
+        out=arguments.out,
+        classes=arguments.classes.split(",") if arguments.classes else None,
+        num=arguments.num,
+        guidance=arguments.guidance,
+        seed=arguments.seed,
+        batch=arguments.batch,
+        overwrite=arguments.overwrite,
+        device=arguments.device,
+        sampling=parse_overrides(arguments.pairs),
+    )
+    print(f"{made['num']} pictures in {made['seconds']:.1f} s: {arguments.out}/grid.png, single pictures and samples.json beside it")
+
+
+def list_command(arguments: argparse.Namespace) -> None:
+    for name in list_models():
+        recipe = load_recipe(name)
+        parts = [part.name for part in (recipe.tokenizer, recipe.generator, recipe.head) if part is not None]
+        first = recipe_path(name).read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
+        print(f"{name:24} {' + '.join(parts):38} {first}")
+
+
+def show_command(arguments: argparse.Namespace) -> None:
+    from argenzoo.summary import parameters_by_part
+
+    recipe = recipe_from(arguments.pairs)
+    print(recipe.yaml())
+    print("parameters")
+    for name, count in parameters_by_part(recipe).items():
+        print(f"  {name:12} {count:>15,}")
+
+
+def demo_command(arguments: argparse.Namespace) -> None:
+    from argenzoo.demo import demo
+
+    print(demo(arguments.out, every_cell=arguments.all, say=print))
+
+
+COMMANDS: dict[str, Any] = {
+    "train": train_command,
+    "sample": sample_command,
+    "list": list_command,
+    "show": show_command,
+    "demo": demo_command,
+}

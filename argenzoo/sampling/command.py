@@ -1,0 +1,113 @@
+"""``argenzoo sample``: pictures, a grid, and how they were made."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from argenzoo.build import build_model, find, weights_in
+from argenzoo.checkpoint import MODEL, sha256
+from argenzoo.errors import ArgenzooError, suggestion
+from argenzoo.grids import save_grid, save_png, to_uint8
+from argenzoo.model import ARModel
+from argenzoo.versions import about
+
+
+def sample(
+    checkpoint: str | Path,
+    out: str | Path,
+    classes: list[str] | None = None,
+    num: int | None = None,
+    guidance: float | None = None,
+    seed: int = 0,
+    batch: int = 16,
+    overwrite: bool = False,
+    device: str | None = None,
+    sampling: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Write ``num`` pictures, dealt over the classes in turn, a grid with one column a class, and samples.json; returns its content.
+
+    Raises:
+        ArgenzooError: no such checkpoint or class, an option out of range, pictures in ``out`` already.
+    """
+    folder = Path(out)
+    if (folder / "samples.json").exists() and not overwrite:
+        raise ArgenzooError(f"{folder} holds samples already: choose another --out, or --overwrite")
+    if guidance is not None and guidance < 0 or batch < 1 or seed < 0:
+        raise ArgenzooError("--guidance and --seed can't be negative, --batch must be at least 1")
+    recipe, source = find(checkpoint)
+    if source is None:
+        raise ArgenzooError(f"'{checkpoint}' is a recipe, not a checkpoint: train it first, then sample from its run folder")
+    model = build_model(source, device=device or default_device())
+    chosen = labels_of(model, classes)
+    count = 4 * len(chosen) if num is None else num
+    if count < 1:
+        raise ArgenzooError(f"--num must be at least 1, got {count}")
+    labels = [chosen[i % len(chosen)] for i in range(count)]
+    options = model.sampling.override({**(sampling or {}), **({} if guidance is None else {"guidance": guidance})})
+    model.sampling = options
+    began = time.perf_counter()
+    pictures = sample_all(model, labels, seed, batch)
+    weights = weights_in(source) if (source / MODEL).exists() else source
+    made = {
+        "num": count, "seed": seed, "labels": labels, "sampling": options.dump(), "recipe": recipe.name, "checkpoint": str(source),
+        "weights": weights.name, "weights_sha256": sha256(weights), "tokenizer_sha256": recipe.tokenizer.sha256,
+        "rounding": "round(255 x)", "device": str(next(model.parameters()).device), "seconds": round(time.perf_counter() - began, 3), **about(),
+    }  # fmt: skip
+    write(folder, pictures, labels, chosen, made)
+    return made
+
+
+def sample_all(model: ARModel, labels: list[int], seed: int, batch: int) -> Tensor:
+    """(num, 3, H, W) in [0, 1] on the CPU; picture i depends on (seed, i) and its label alone."""
+    parts = []
+    with tqdm(total=len(labels), desc="sampling", unit="picture", disable=len(labels) <= 1) as bar:
+        for first in range(0, len(labels), batch):
+            some = labels[first : first + batch]
+            parts.append(model.generate(some, seed=seed, indices=list(range(first, first + len(some)))).cpu())
+            bar.update(len(some))
+    return torch.cat(parts)
+
+
+def labels_of(model: ARModel, classes: list[str] | None) -> list[int]:
+    """Labels for class numbers or names; all classes, at most 8, for None."""
+    config = model.conditioner.config
+    if not hasattr(config, "num_classes"):
+        raise ArgenzooError("this model is conditioned on text: the command line samples class labels; use model.generate((features, mask))")
+    names = {name.lower(): label for label, name in enumerate(config.names or ())}
+    if classes is None:
+        return list(range(min(config.num_classes, 8)))
+    labels = []
+    for text in (entry.strip() for entry in classes):
+        if text.lower() in names:
+            labels.append(names[text.lower()])
+        elif text.lstrip("-").isdigit():
+            labels.append(int(text))
+        else:
+            raise ArgenzooError(f"unknown class '{text}'{suggestion(text, names) if names else f' (this model has {config.num_classes} classes without names)'}")
+    model.conditioner.check(labels)
+    return labels
+
+
+def write(folder: Path, pictures: Tensor, labels: list[int], chosen: list[int], made: dict[str, Any]) -> None:
+    """Single pictures, the grid (a column a class; blank where there are fewer) and the JSON, which comes last."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("[0-9]*_class[0-9]*.png"):  # an earlier sampling's, with --overwrite
+        old.unlink()
+    facts = {**about(), "recipe": made["recipe"], "weights_sha256": made["weights_sha256"], "seed": str(made["seed"])}
+    for i, picture in enumerate(to_uint8(pictures)):
+        save_png(picture, folder / f"{i:06d}_class{labels[i]:04d}.png", {**facts, "index": str(i), "label": str(labels[i])})
+    columns = min(len(chosen), len(pictures))
+    blank = torch.ones(-len(pictures) % columns, *pictures.shape[1:])
+    save_grid(torch.cat([pictures, blank]).view(-1, columns, *pictures.shape[1:]), folder / "grid.png", facts)
+    (folder / "samples.json").write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+
+
+def default_device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,0 +1,94 @@
+"""What the tests share: a small folder of pictures, and recipes shrunk to the size of a test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from argenzoo.build import assemble, build_tokenizer, make_tokenizer
+from argenzoo.model import ARModel
+from argenzoo.recipe import Recipe, list_models, load_recipe
+
+torch.set_num_threads(1)
+
+SMALL = [name for name in list_models() if name.startswith("fruit_")]
+CELLS = [name for name in SMALL if load_recipe(name).generator is not None]
+TOKENIZERS = [name for name in SMALL if name not in CELLS]
+PUBLISHED = [name for name in list_models() if name not in SMALL]
+
+TINY: dict[str, Any] = {"tokenizer.image_size": 16}
+TINY_OF: dict[str, dict[str, Any]] = {
+    "vq": {"tokenizer.vocab_size": 32},
+    "multiscale_vq": {"tokenizer.vocab_size": 32, "tokenizer.scales": [1, 2, 4]},
+    "kl": {},
+    "raster": {"generator.dim": 32, "generator.depth": 2, "generator.num_heads": 2, "generator.dropout": 0.0},
+    "var": {"generator.dim": 32, "generator.depth": 2, "generator.num_heads": 2},
+    "mar": {"generator.dim": 32, "generator.depth": 4, "generator.num_heads": 2, "generator.buffer_size": 3, "sampling.order.num_steps": 5},
+    "cross_entropy": {"sampling.head": {"top_k": 20}},
+    "diffusion": {"head.width": 32, "head.depth": 2, "sampling.head": {"num_steps": 4}},
+}
+
+
+def tiny(name: str, overrides: dict[str, Any] | None = None) -> Recipe:
+    """A recipe of the zoo at test size: 16 px, a 4 x 4 grid, two classes."""
+    plain = load_recipe(name)
+    parts = [part.name for part in (plain.tokenizer, plain.generator, plain.head) if part is not None]
+    changes = {**TINY, **{key: value for part in parts for key, value in TINY_OF[part].items()}}
+    if plain.generator is not None:
+        changes["conditioner.num_classes"] = 2
+    return load_recipe(name, {**changes, **(overrides or {})})
+
+
+def tiny_model(name: str, overrides: dict[str, Any] | None = None, seed: int = 0) -> ARModel:
+    """With every weight drawn at random, so that nothing starts at zero."""
+    torch.manual_seed(seed)
+    recipe = tiny(name, overrides)
+    model = assemble(recipe, make_tokenizer(recipe.tokenizer))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2 if parameter.dim() < 2 else parameter.shape[-1] ** -0.5)
+    return model.eval()
+
+
+def write_pictures(folder: Path, per_class: int = 12, classes: tuple[str, ...] = ("red", "green")) -> Path:
+    """Coloured noise, non-square; the classes differ in their channel."""
+    rng = np.random.default_rng(0)
+    for label, name in enumerate(classes):
+        (folder / name).mkdir(parents=True)
+        for i in range(per_class):
+            array = rng.integers(0, 90, (20 + i % 3, 24, 3), dtype=np.uint8)
+            array[..., label % 3] += 150
+            Image.fromarray(array).save(folder / name / f"{i:03d}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_pictures(tmp_path_factory.mktemp("pictures") / "set")
+
+
+def tiny_training(out: Path, data: Path, **train: Any) -> dict[str, Any]:
+    """Overrides that train on ``data`` for a few steps."""
+    changes = {"steps": 3, "batch_size": 4, "log_every": 1, "eval_every": None, "sample_every": None, "save_every": None, "eval_samples": 4, **train}
+    return {
+        "data": {"name": "folder", "path": str(data), "held_out": 0.2},
+        "train.out": str(out),
+        **{f"train.{key}": value for key, value in changes.items()},
+    }
+
+
+@pytest.fixture(scope="session")
+def tokenizer_runs(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> dict[str, Path]:
+    """A trained tiny tokenizer of each kind, by its part's name."""
+    from argenzoo.training.trainer import train
+
+    runs = {}
+    for name in TOKENIZERS:
+        recipe = tiny(name, tiny_training(tmp_path_factory.mktemp("tokenizers") / name, pictures))
+        runs[recipe.tokenizer.name] = train(recipe)
+        assert build_tokenizer(runs[recipe.tokenizer.name]).space.dim == 8
+    return runs

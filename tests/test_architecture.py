@@ -1,0 +1,92 @@
+"""The architecture: imports go one way, the package is light, files are short."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "argenzoo"
+
+# who may import whom, layer by layer; a module may also import its own folder
+BASE = {"errors", "registry", "rng", "protocols", "versions"}
+PARTS = BASE | {"layers", "guidance"}
+MODEL = PARTS | {"options", "model", "condition"}
+BUILD = MODEL | {"recipe", "checkpoint", "build", "summary", "grids"}
+EDGES = {
+    "errors": set(),
+    "versions": set(),
+    "registry": {"errors"},
+    "rng": set(),
+    "protocols": {"registry", "rng"},
+    "guidance": BASE,
+    "layers": BASE,
+    "condition": BASE,
+    "tokenizers": BASE,
+    "generators": BASE | {"layers"},
+    "heads": PARTS,
+    "options": PARTS,
+    "model": PARTS | {"options"},
+    "recipe": BASE | {"options"},
+    "checkpoint": {"errors"},
+    "build": MODEL | {"recipe", "checkpoint"},
+    "summary": {"build", "recipe"},
+    "grids": set(),
+    "hub": BUILD,
+    "data": BASE,
+    "training": BUILD | {"data"},
+    "sampling": BUILD,
+    "demo": BUILD | {"data", "training", "sampling"},
+    "cli": BUILD | {"data", "training", "sampling", "demo", "hub"},
+    "__init__": MODEL | {"build", "recipe"},
+    "__main__": {"cli"},
+}
+ONLY = {"accelerate": {"training", "sampling"}, "torch_fidelity": set(), "diffusers": {"tokenizers"}}
+
+
+def modules() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            found.add(str(node.module))
+    return found
+
+
+def part_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_one_way(path: Path):
+    here = part_of(path)
+    for name in imports(path):
+        root, _, rest = name.partition(".")
+        if root == "argenzoo":
+            there = rest.split(".")[0]
+            assert there == here or there in EDGES[here], f"{here} may not import {name}"
+        assert here in ONLY.get(root, {here}), f"{here} may not import {root}"
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_files_are_short_and_quiet(path: Path):
+    text = path.read_text()
+    assert text.count("\n") <= 320
+    for word in (".cuda(", "strict=False,", "weights_only=False", "except Exception", "TODO", "NotImplementedError", "**kwargs"):
+        assert word not in text, word
+
+
+def test_import_is_light():
+    heavy = ["timm", "torchvision", "diffusers", "transformers", "accelerate", "torch_fidelity"]
+    code = f"import sys, argenzoo; argenzoo.list_models(); print([m for m in {heavy} if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"

@@ -1,0 +1,122 @@
+"""What must hold in all six cells, and in every cell that is added as a fruit_ recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import CELLS, tiny, tiny_model
+
+from argenzoo.build import assemble, build_model, make_tokenizer
+from argenzoo.checkpoint import MODEL, RECIPE, TOKENIZER, load_strict, save_weights, sha256
+from argenzoo.model import ARModel
+from argenzoo.rng import Rng
+
+
+def images(batch: int = 4, seed: int = 0) -> torch.Tensor:
+    return torch.rand(batch, 3, 16, 16, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+LABELS = torch.tensor([0, 1, 1, 0])
+
+
+def test_six_cells():
+    pairs = {(tiny(name).generator.name, tiny(name).head.name) for name in CELLS}
+    assert pairs >= {(generator, head) for generator in ("raster", "var", "mar") for head in ("cross_entropy", "diffusion")}
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_every_parameter_learns(name: str):
+    model = tiny_model(name, {"conditioner.dropout": 0.5}).train()
+    for step in range(4):  # one draw of MAR's mask may hide everything
+        model.loss(images(), LABELS, Rng(0, range(4), step=step)).backward()
+    silent = [key for key, parameter in model.network.named_parameters() if parameter.grad is None or not parameter.grad.abs().sum()]
+    assert not silent, f"no gradient for {silent}"
+    assert not any(parameter.requires_grad for parameter in model.tokenizer.parameters())
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_loss_falls_on_one_batch(name: str):
+    torch.manual_seed(0)
+    recipe = tiny(name)
+    model = assemble(recipe, make_tokenizer(recipe.tokenizer)).train()
+    optimizer = torch.optim.Adam(model.network.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(30):
+        loss = model.loss(images(), LABELS, Rng(0, range(4)))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.8 * losses[0], losses
+
+
+@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_sample_depends_on_seed_and_index_alone(name: str, guidance: float):
+    model = tiny_model(name)
+    together = model.generate(LABELS, guidance, seed=3)
+    assert together.shape == (4, 3, 16, 16)
+    assert 0 <= together.min() <= together.max() <= 1
+    alone = model.generate(LABELS[2:3], guidance, seed=3, indices=[2])
+    torch.testing.assert_close(alone, together[2:3], atol=1e-4, rtol=0)
+    assert not torch.allclose(alone, model.generate(LABELS[2:3], guidance, seed=4, indices=[2]), atol=1e-3)
+    assert not model.training
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_guidance_can_differ_by_sample(name: str):
+    model = tiny_model(name)
+    mixed = model.generate(LABELS, torch.tensor([1.0, 2.0, 3.0, 2.0]))
+    for i, scale in ((1, 2.0), (2, 3.0)):
+        torch.testing.assert_close(mixed[i : i + 1], model.generate(LABELS[i : i + 1], scale, indices=[i]), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_evaluation_figures(name: str):
+    model = tiny_model(name)
+    tokens = model.tokenizer.tokens(model.tokenizer.encode(images()))
+    figures = model.network(model.tokenizer.context(tokens), tokens, LABELS, Rng(0, range(4)))
+    mask = figures["mask"]
+    torch.testing.assert_close((figures["token_loss"] * mask).sum() / mask.sum(), figures["loss"])
+    again = model.network(model.tokenizer.context(tokens), tokens, LABELS, Rng(0, range(4)))
+    torch.testing.assert_close(again["loss"], figures["loss"], rtol=0, atol=0)  # fixed draws, no label drop
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_editing_keeps_what_is_known(name: str):
+    model = tiny_model(name)
+    tokens = model.tokenizer.tokens(model.tokenizer.encode(images(2)))
+    known = Rng(1, range(2)).permutation(tokens.shape[1]) < 7
+    made = model.sample_tokens(LABELS[:2], Rng(0, range(2)), model.sampling, known=known, given=tokens)
+    assert torch.equal(made[known], tokens[known])
+    assert not torch.equal(made[~known], tokens[~known])
+
+
+def save_folder(model: ARModel, folder: Path) -> Path:
+    """A checkpoint without a training run."""
+    save_weights(folder / MODEL, model.network.state_dict(), {})
+    save_weights(folder / TOKENIZER, model.tokenizer.state_dict(), {})
+    dump = model.recipe.yaml().replace("tokenizer:\n", f"tokenizer:\n  sha256: {sha256(folder / TOKENIZER)}\n  weights: {TOKENIZER}\n", 1)
+    (folder / RECIPE).write_text(dump)
+    return folder
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_save_and_load(name: str, tmp_path: Path):
+    model = tiny_model(name)
+    loaded = build_model(save_folder(model, tmp_path))
+    torch.testing.assert_close(loaded.generate([0, 1], 2.0), model.generate([0, 1], 2.0), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_nothing_is_left_on_the_meta_device(name: str):
+    source = tiny_model(name)
+    with torch.device("meta"):
+        model = assemble(source.recipe, make_tokenizer(source.recipe.tokenizer))
+    load_strict(model.tokenizer, source.tokenizer.state_dict(), "tokenizer")
+    load_strict(model.network, source.network.state_dict(), "network")
+    left = [key for key, tensor in [*model.named_parameters(), *model.named_buffers()] if tensor.is_meta]
+    assert not left
+    torch.testing.assert_close(model.generate([1], 2.0), source.generate([1], 2.0), rtol=0, atol=0)

@@ -1,0 +1,92 @@
+"""Recipes are complete, typed, and say what is wrong in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import PUBLISHED
+
+import argenzoo
+from argenzoo.errors import ArgenzooError
+from argenzoo.recipe import list_models, load_recipe, parse_overrides, parse_recipe, recipe_folder
+from argenzoo.registry import tokenizers
+from argenzoo.summary import parameters_by_part
+
+MILLIONS = {"var_d20": 600.9, "llamagen_b_256": 110.9, "mar_b": 207.9}  # without the tokenizer, with the head
+TOKENIZER_MILLIONS = {"vq": 71.9, "multiscale_vq": 108.9, "kl": 66.5}
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_round_trip_and_header(name: str):
+    recipe = load_recipe(name)
+    assert parse_recipe(yaml.safe_load(recipe.yaml())) == recipe
+    header = [line for line in (recipe_folder() / f"{name}.yaml").read_text().splitlines() if line.startswith("#")]
+    assert any(line.startswith("# Command: ") and f"recipe={name}" in line for line in header)
+    assert any("arXiv" in line for line in header)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_parameter_counts(name: str):
+    counts = parameters_by_part(load_recipe(name))
+    assert (counts["total"] - counts["tokenizer"]) / 1e6 == pytest.approx(MILLIONS[name], rel=0.005)
+    assert counts["tokenizer"] / 1e6 == pytest.approx(TOKENIZER_MILLIONS[load_recipe(name).tokenizer.name], rel=0.005)
+
+
+def test_overrides():
+    recipe = load_recipe("mar_b", {"head.depth": 3, "train.lr": "1e-4", "sampling.order.num_steps": 64})
+    assert recipe.head.config.depth == 3
+    assert recipe.train.lr == 1e-4
+    assert recipe.sampling.order.num_steps == 64
+    assert parse_overrides(["train.lr=1e-4", "train.clip=null", "tokenizer.weights=runs/vq"]) == {
+        "train.lr": "1e-4",
+        "train.clip": None,
+        "tokenizer.weights": "runs/vq",
+    }
+
+
+def test_naming_another_part_drops_the_old_ones_keys():
+    recipe = load_recipe("mar_b", {"head.name": "cross_entropy", "sampling.head": None, "tokenizer.name": "vq"})
+    assert recipe.head.config.init_std == 0.0
+    assert recipe.tokenizer.config.vocab_size == 16384
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "words"),
+    [
+        ("var_d21", {}, ["unknown recipe 'var_d21'", "var_d20"]),
+        ("var_d20", {"train.learning": 1}, ["unknown key 'train.learning'", "choices"]),
+        ("var_d20", {"trian.lr": 1}, ["trian", "did you mean 'train'"]),
+        ("var_d20", {"train.lr": "fast"}, ["train.lr", "'fast'"]),
+        ("var_d20", {"train.lr": -1}, ["train.lr", "greater than 0", "-1"]),
+        ("var_d20", {"generator.deth": 3}, ["generator.deth", "did you mean 'depth'"]),
+        ("var_d20", {"generator.name": "va"}, ["unknown generator 'va'", "did you mean 'var'"]),
+        ("var_d20", {"sampling.head.topk": 3}, ["sampling.head.topk", "did you mean 'top_k'"]),
+        ("var_d20", {"sampling.gidance": 3}, ["sampling.gidance", "did you mean 'guidance'"]),
+        ("var_d20", {"train.steps": 3}, ["either steps or epochs"]),
+        ("nowhere.yaml", {}, ["no recipe file nowhere.yaml"]),
+    ],
+)
+def test_mistakes_name_the_nearest_right_thing(name: str, overrides: dict, words: list[str]):
+    with pytest.raises(ArgenzooError) as caught:
+        load_recipe(name, overrides)
+    for word in words:
+        assert word in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_files_that_are_no_recipes(tmp_path: Path):
+    for text in ("- 1\n- 2\n", "a: [1", ""):
+        (tmp_path / "x.yaml").write_text(text)
+        with pytest.raises(ArgenzooError, match=r"no recipe|no YAML"):
+            load_recipe(tmp_path / "x.yaml")
+
+
+def test_public_names():
+    assert "mar_b" in argenzoo.list_models()
+    assert tokenizers.names() == ["kl", "multiscale_vq", "vq"]
+    with pytest.raises(ArgenzooError, match="build_tokenizer"):
+        argenzoo.build_model("fruit_vq")
+    with pytest.raises(ArgenzooError, match="neither a folder nor a recipe; did you mean 'mar_b'"):
+        argenzoo.build_model("mar_bb")
