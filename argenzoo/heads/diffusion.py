@@ -30,6 +30,7 @@ class Diffusion(nn.Module):
     class Sampling(PartConfig):
         num_steps: int = Field(100, ge=2, le=1000, description="denoising steps, respaced from 1000")
         temperature: float = Field(1.0, ge=0, description="multiplies the noise injected at each step")
+        clip: float | None = Field(None, gt=0, description="bound of the predicted clean token; off in MAR, steadies a short training")
 
     def __init__(self, config: Config, space: TokenSpace, dim: int) -> None:
         super().__init__()
@@ -70,7 +71,7 @@ class Diffusion(nn.Module):
         noises = rng.normal(options.num_steps - 1, *shape) if options.temperature else None
         for i in reversed(range(options.num_steps)):
             eps, variance = self._predict(x, times[i], *embedded, guidance)
-            mean, log_variance = posterior(schedule, eps, variance, x, i)
+            mean, log_variance = posterior(schedule, eps, variance, x, i, options.clip)
             x = mean if noises is None or i == 0 else mean + (0.5 * log_variance).exp() * options.temperature * noises[:, i - 1]
         return x
 
@@ -84,13 +85,16 @@ class Diffusion(nn.Module):
         return guided(eps, eps_null, guidance), variance
 
 
-def posterior(schedule: NoiseSchedule, eps: Tensor, variance: Tensor, x: Tensor, t: Tensor | int) -> tuple[Tensor, Tensor]:
+def posterior(
+    schedule: NoiseSchedule, eps: Tensor, variance: Tensor, x: Tensor, t: Tensor | int, clip: float | None = None
+) -> tuple[Tensor, Tensor]:
     """Mean and log-variance of p(x_{t-1} | x_t); ``variance`` in [-1, 1] interpolates the log-variance between its bounds."""
 
     def at(table: Tensor) -> Tensor:
         return table[t, None] if isinstance(t, Tensor) else table[t]
 
     x0 = at(schedule.sqrt_recip_alpha_bar) * x - at(schedule.sqrt_recip_minus_one) * eps
+    x0 = x0 if clip is None else x0.clamp(-clip, clip)
     mean = at(schedule.posterior_mean_x0) * x0 + at(schedule.posterior_mean_xt) * x
     fraction = (variance + 1) / 2
     return mean, fraction * at(schedule.log_beta) + (1 - fraction) * at(schedule.posterior_log_variance)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import Tensor
 
 from argenzoo.checkpoint import checkpoints
@@ -59,6 +60,7 @@ class Trainer:
         self._refuse_overwriting()
         kept, held_out = split(len(images), recipe.data.config.held_out)
         self.steps = self.config.steps or math.ceil((self.config.epochs or 0) * len(kept) / self.config.batch_size)
+        AcceleratorState._reset_state()  # Accelerate keeps it for the process: an earlier run may have had another precision
         self.accelerator = Accelerator(mixed_precision="no" if self.config.precision == "fp32" else self.config.precision)
         task = TokenizerTask if recipe.generator is None else GeneratorTask
         self.task: Task = task(recipe, self.steps, self.accelerator.device)

@@ -1,0 +1,108 @@
+"""Distributions: what is sampled is what was modelled."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from argenzoo.errors import ArgenzooError
+from argenzoo.guidance import Guidance, guided
+from argenzoo.heads.cross_entropy import CrossEntropy, filtered, inverse_cdf
+from argenzoo.heads.diffusion import Diffusion
+from argenzoo.heads.schedule import noise_schedule, respaced
+from argenzoo.protocols import Progress, TokenSpace
+from argenzoo.rng import GlobalRng, Rng
+
+IDS, VECTORS = TokenSpace(((4, 4),), 8, 50), TokenSpace(((4, 4),), 2)
+
+
+def test_first_loss_is_ln_v():
+    head = CrossEntropy(CrossEntropy.Config(), IDS, 16)
+    loss = head.loss(torch.randn(5, 16), torch.arange(5))
+    torch.testing.assert_close(loss, torch.full((5,), 50.0).log())
+
+
+def test_inverse_cdf_has_the_right_distribution_and_never_an_impossible_id():
+    probabilities = torch.tensor([0.0, 0.5, 0.0, 0.2, 0.3, 0.0])
+    count = 100_000
+    uniform = Rng(0, [0]).uniform(count)[0]
+    ids = inverse_cdf(probabilities.expand(count, -1), uniform)
+    shares = torch.bincount(ids, minlength=6) / count
+    torch.testing.assert_close(shares, probabilities, atol=0.01, rtol=0)
+    assert shares[[0, 2, 5]].sum() == 0
+    ends = inverse_cdf(probabilities.expand(2, -1), torch.tensor([0.0, 1 - 2**-24]))
+    assert ends.tolist() == [1, 4]
+
+
+def test_top_k_top_p_temperature():
+    logits = torch.tensor([0.4, 0.3, 0.2, 0.1]).log()
+    options = CrossEntropy.Sampling
+    kept = lambda **some: filtered(logits, options(**some)).isfinite().tolist()  # noqa: E731
+    assert kept() == [True] * 4
+    assert kept(top_k=2) == [True, True, False, False]
+    assert kept(top_p=0.65) == [True, True, False, False]
+    assert kept(top_p=0.75) == [True, True, True, False]
+    assert kept(top_p=0.05) == [True, False, False, False]
+    assert kept(top_k=3, top_p=0.5) == [True, True, False, False]  # after top-k: 0.44, 0.33, 0.22
+    torch.testing.assert_close(filtered(logits, options(temperature=0.5)), logits * 2)
+    with pytest.raises(ArgenzooError, match="top_k 5 is more than the vocabulary's 4"):
+        filtered(logits, options(top_k=5))
+
+
+def test_guidance_formula_and_ramps():
+    cond, null = torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0, 1.0]])
+    torch.testing.assert_close(guided(cond, null, torch.tensor(3.0)), torch.tensor([[3.0, 4.0]]))
+    assert torch.equal(guided(cond, null, torch.tensor([1.0])), cond)
+    at = lambda guidance, *progress: float(guidance.at(Progress(*progress), torch.tensor(guidance.guidance)))  # noqa: E731
+    assert at(Guidance(guidance=3), 7, 16, 8, 16) == 3
+    assert at(Guidance(guidance=2.5, ramp="step"), 0, 10, 1, 680) == 1
+    assert at(Guidance(guidance=2.5, ramp="step"), 9, 10, 680, 680) == 2.5
+    assert at(Guidance(guidance=3, ramp="revealed"), 0, 4, 4, 16) == 1.5
+    assert at(Guidance(guidance=3, ramp="revealed"), 3, 4, 16, 16) == 1 + 2 * 15 / 16  # MAR keeps one hidden
+    interval = Guidance(guidance=3, interval=4)
+    assert [at(interval, step, 16, step + 1, 16) for step in (0, 5, 6)] == [3, 3, 1]
+
+
+def test_respacing_keeps_the_ends_and_matches_the_full_schedule():
+    assert respaced(1000) == list(range(1000))
+    assert respaced(100)[0] == 0
+    assert respaced(100)[-1] == 999
+    full, some = noise_schedule(1000), noise_schedule(10)
+    torch.testing.assert_close(some.sqrt_alpha_bar, full.sqrt_alpha_bar[some.timesteps])
+
+
+def test_diffusion_learns_a_distribution():
+    """Two clusters, chosen by z: samples land on them with the right spread, and temperature narrows them."""
+    torch.manual_seed(0)
+    head = Diffusion(Diffusion.Config(width=64, depth=2, batch_mul=2), VECTORS, 2)
+    optimizer = torch.optim.Adam(head.parameters(), lr=3e-3)
+    centers, spread = torch.tensor([[1.5, 0.0], [-1.5, 0.5]]), 0.3
+    for _ in range(400):
+        label = torch.randint(2, (256,))
+        tokens = centers[label] + spread * torch.randn(256, 2)
+        loss = head.loss(centers[label], tokens).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    z = centers.repeat(200, 1)
+    made = head.sample(z, None, torch.tensor(1.0), head.Sampling(num_steps=50, clip=4), rng=GlobalRng(len(z))).view(200, 2, 2)
+    torch.testing.assert_close(made.mean(0), centers, atol=0.15, rtol=0)
+    torch.testing.assert_close(made.std(0), torch.full((2, 2), spread), atol=0.12, rtol=0)
+    cold = head.sample(z, None, torch.tensor(1.0), head.Sampling(num_steps=50, clip=4, temperature=0.5), rng=GlobalRng(len(z))).view(200, 2, 2)
+    assert (cold.std(0) < made.std(0)).all()
+
+
+def test_batch_mul_averages():
+    head = Diffusion(Diffusion.Config(width=16, depth=1, batch_mul=3), VECTORS, 2)
+    z, tokens = torch.randn(4, 2), torch.randn(4, 2)
+    loss = head.loss(z, tokens, Rng(0, range(4)))
+    rng = Rng(0, range(4))
+    t, noise = rng.integers(1000, 3), rng.normal(3, 2)
+    by_hand = torch.stack([head.terms(z, tokens, t[:, i], noise[:, i]).sum(0) for i in range(3)]).mean(0)
+    torch.testing.assert_close(loss, by_hand)
+
+
+def test_rows_of_a_mask_draw_the_same_whatever_else_is_masked():
+    mask = torch.tensor([[True, False, True], [False, True, True]])
+    all_rows = Rng(0, range(2)).rows(torch.ones_like(mask)).normal(4).view(2, 3, 4)
+    torch.testing.assert_close(Rng(0, range(2)).rows(mask).normal(4), all_rows[mask])

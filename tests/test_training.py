@@ -1,0 +1,192 @@
+"""One loop for generators and tokenizers: it runs, logs, resumes, and does what its settings say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import CELLS, TOKENIZERS, tiny, tiny_training, write_pictures
+from safetensors.torch import load_file
+
+from argenzoo.build import build_model, build_tokenizer
+from argenzoo.checkpoint import EMA, MODEL, TOKENIZER, resolve
+from argenzoo.data.stream import Stream
+from argenzoo.errors import ArgenzooError
+from argenzoo.recipe import TrainConfig, load_recipe
+from argenzoo.training.logs import read_log
+from argenzoo.training.player import make_optimizer
+from argenzoo.training.schedule import lr_factor, weight_decay
+from argenzoo.training.trainer import train
+
+
+def recipe_for(name: str, runs: dict[str, Path], out: Path, data: Path, **settings):
+    plain = tiny(name)
+    overrides = tiny_training(out, data, **settings)
+    if plain.generator is not None:
+        overrides["tokenizer.weights"] = str(runs[plain.tokenizer.name])
+    return tiny(name, overrides)
+
+
+def losses(out: Path) -> list[float]:
+    return [entry["loss"] for entry in read_log(out) if entry["event"] == "train"]
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_train_sample_and_load(name: str, tokenizer_runs: dict[str, Path], pictures: Path, tmp_path: Path):
+    out = train(recipe_for(name, tokenizer_runs, tmp_path / "run", pictures, eval_every=2))
+    newest = resolve(out)
+    assert newest.name == "step_0000003"
+    model = build_model(out)
+    assert model.recipe.conditioner.config.names == ("green", "red")
+    assert model.generate([0, 1]).isfinite().all()
+    averaged = load_file(newest / EMA)
+    torch.testing.assert_close(model.network.state_dict(), averaged)
+    assert any(not torch.equal(averaged[key], tensor) for key, tensor in load_file(newest / MODEL).items())
+    log = read_log(out)
+    assert log[0]["recipe"]["generator"]["name"] == model.recipe.generator.name
+    held_out = [entry for entry in log if entry["event"] == "held_out"]
+    assert [entry["step"] for entry in held_out] == [2, 3]
+    if model.recipe.tokenizer.name == "multiscale_vq":
+        assert "held_out_loss/scale_0_1x1" in held_out[0]
+    assert len(list((out / "samples").glob("*.png"))) == 1
+    assert list((out / "tensorboard").iterdir())
+    tokenizer = build_tokenizer(tokenizer_runs[model.recipe.tokenizer.name])
+    torch.testing.assert_close(model.tokenizer.state_dict(), tokenizer.state_dict(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_trained_tokenizer_knows_its_scale(name: str, tokenizer_runs: dict[str, Path]):
+    recipe = load_recipe(resolve(tokenizer_runs[tiny(name).tokenizer.name]) / "recipe.yaml")
+    tokenizer = build_tokenizer(tokenizer_runs[recipe.tokenizer.name])
+    assert recipe.tokenizer.config.latent_scale == pytest.approx(tokenizer.scale.value)
+    assert tokenizer.scale.value != 1.0
+
+
+@pytest.mark.parametrize("name", ["fruit_raster", "fruit_mar", "fruit_kl"])
+def test_resume_goes_on_as_if_never_stopped(name: str, tokenizer_runs: dict[str, Path], pictures: Path, tmp_path: Path):
+    whole = train(recipe_for(name, tokenizer_runs, tmp_path / "whole", pictures, steps=4, save_every=2))
+    half = recipe_for(name, tokenizer_runs, tmp_path / "half", pictures, steps=4, save_every=2)
+    half = train(half)
+    for path in (half / "step_0000004").iterdir():  # as if it had been stopped after step 2
+        path.unlink() if path.is_file() else [inner.unlink() for inner in path.iterdir()] and path.rmdir()
+    (half / "step_0000004").rmdir()
+    train(recipe_for(name, tokenizer_runs, half, pictures, steps=4, save_every=2, resume=True))
+    assert losses(half)[-2:] == losses(whole)[-2:]
+    for file in (MODEL, EMA):
+        torch.testing.assert_close(load_file(resolve(half) / file), load_file(resolve(whole) / file), rtol=0, atol=0)
+
+
+def test_a_finished_run_is_not_overwritten(tokenizer_runs: dict[str, Path], pictures: Path):
+    recipe = tiny("fruit_vq", tiny_training(tokenizer_runs["vq"], pictures))
+    with pytest.raises(ArgenzooError, match=r"holds checkpoints already: set train.resume=true"):
+        train(recipe)
+
+
+def test_resume_refuses_another_recipe(tokenizer_runs: dict[str, Path], pictures: Path):
+    recipe = tiny("fruit_vq", {**tiny_training(tokenizer_runs["vq"], pictures, resume=True), "tokenizer.vocab_size": 64})
+    with pytest.raises(ArgenzooError, match="another tokenizer"):
+        train(recipe)
+
+
+def test_accumulation_changes_nothing(tokenizer_runs: dict[str, Path], pictures: Path, tmp_path: Path):
+    for name in ("fruit_raster", "fruit_mar"):
+        runs = [train(recipe_for(name, tokenizer_runs, tmp_path / f"{name}{n}", pictures, accumulate=n, precision="fp32")) for n in (1, 2)]
+        weights = [load_file(resolve(run) / MODEL) for run in runs]
+        torch.testing.assert_close(weights[0], weights[1], atol=2e-4, rtol=1e-3)
+
+
+def test_bf16_trains(tokenizer_runs: dict[str, Path], pictures: Path, tmp_path: Path):
+    for name in ("fruit_var", "fruit_mar"):
+        out = train(recipe_for(name, tokenizer_runs, tmp_path / name, pictures, precision="bf16"))
+        assert all(loss == loss for loss in losses(out))
+        assert next(iter(load_file(resolve(out) / MODEL).values())).dtype == torch.float32
+
+
+def test_generator_needs_tokenizer_weights(pictures: Path, tmp_path: Path):
+    with pytest.raises(ArgenzooError, match=r"needs its weights: set tokenizer.weights"):
+        train(tiny("fruit_raster", tiny_training(tmp_path, pictures)))
+
+
+def test_class_count_mismatch_says_both(tokenizer_runs: dict[str, Path], tmp_path: Path):
+    data = write_pictures(tmp_path / "three", classes=("a", "b", "c"))
+    with pytest.raises(ArgenzooError, match=r"3 classes.*num_classes 2: set conditioner.num_classes=3"):
+        train(recipe_for("fruit_raster", tokenizer_runs, tmp_path / "run", data))
+
+
+def test_another_tokenizer_than_the_recipe_says(tokenizer_runs: dict[str, Path], pictures: Path, tmp_path: Path):
+    overrides = {**tiny_training(tmp_path / "run", pictures), "tokenizer.weights": str(tokenizer_runs["kl"])}
+    with pytest.raises(ArgenzooError, match="does not fit this recipe"):
+        train(tiny("fruit_raster", overrides))
+
+
+def test_replaced_tokenizer_is_noticed(tokenizer_runs: dict[str, Path], pictures: Path, tmp_path: Path):
+    out = train(recipe_for("fruit_raster", tokenizer_runs, tmp_path / "run", pictures))
+    target = resolve(out) / TOKENIZER
+    target.write_bytes((resolve(tokenizer_runs["vq"]) / MODEL).read_bytes())
+    with pytest.raises(ArgenzooError, match="another tokenizer than this checkpoint was trained with"):
+        build_model(out)
+
+
+def test_unknown_loss_term(pictures: Path, tmp_path: Path):
+    recipe = tiny("fruit_vq", {**tiny_training(tmp_path / "run", pictures), "loss.l3": 1.0})
+    with pytest.raises(ArgenzooError, match=r"unknown term 'loss.l3' for this tokenizer; did you mean 'l"):
+        train(recipe)
+
+
+def test_interrupted_save_leaves_the_last_good_checkpoint(
+    tokenizer_runs: dict[str, Path], pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    out = train(recipe_for("fruit_raster", tokenizer_runs, tmp_path / "run", pictures))
+
+    def full(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="No space"):
+        train(recipe_for("fruit_raster", tokenizer_runs, out, pictures, steps=5, resume=True))
+    assert [path.name for path in out.glob("*step_*")] == ["step_0000003"]
+    build_model(out)
+
+
+def test_stream_is_the_same_on_any_number_of_processes():
+    def draws(accumulate: int, world: int) -> list[list]:
+        streams = [iter(Stream(10, 8, 0, 0, 5, accumulate, rank, world)) for rank in range(world)]
+        return [[key for _ in range(accumulate) for stream in streams for key in next(stream)] for _ in range(5)]
+
+    alone = draws(1, 1)
+    assert draws(2, 1) == draws(1, 4) == draws(2, 2) == alone
+    flat = [position for batch in alone for position, _ in batch]
+    assert sorted(flat[:10]) == sorted(flat[10:20]) == list(range(10))
+    assert flat[:10] != flat[10:20]
+    assert [key for key in Stream(10, 8, 0, 3, 5)] == alone[3:]  # noqa: C416
+    with pytest.raises(ArgenzooError, match="no multiple of 3 processes"):
+        Stream(10, 8, 0, 0, 5, 1, 0, 3)
+
+
+def test_schedules():
+    var = TrainConfig(steps=1, schedule="linear", warmup=0.02, warmup_start=0.005, hold=0.05, final_lr=0.1, weight_decay_end=0.08)
+    assert lr_factor(var, 0, 1000) == 0.005
+    assert lr_factor(var, 20, 1000) == lr_factor(var, 69, 1000) == 1
+    assert lr_factor(var, 535, 1000) == pytest.approx(0.55)
+    assert lr_factor(var, 1000, 1000) == pytest.approx(0.1)
+    assert weight_decay(var, 0, 1000) == 0.05
+    assert weight_decay(var, 1000, 1000) == 0.08
+    assert lr_factor(TrainConfig(steps=1), 7, 10) == 1
+
+
+def test_decay_groups():
+    module = torch.nn.ModuleDict({"a": torch.nn.Linear(3, 3), "b": torch.nn.Linear(3, 3)})
+    optimizer = make_optimizer(module, TrainConfig(steps=1, no_decay=("b.*",)))
+    assert [(group["decays"], len(group["params"])) for group in optimizer.param_groups] == [(True, 1), (False, 3)]
+    with pytest.raises(ArgenzooError, match="names no parameter"):
+        make_optimizer(module, TrainConfig(steps=1, no_decay=("head.*",)))
+    with pytest.raises(ArgenzooError, match="no effect with optimizer adam"):
+        make_optimizer(module, TrainConfig(steps=1, optimizer="adam"))
+
+
+def test_log_is_json_with_versions(tokenizer_runs: dict[str, Path]):
+    first, *_, last = [json.loads(line) for line in (tokenizer_runs["kl"] / "log.jsonl").read_text().splitlines()]
+    assert {"argenzoo", "torch", "recipe", "processes", "device"} <= first.keys()
+    assert {"seconds", "steps", "parameters", "held_out_psnr"} <= last.keys()
