@@ -97,7 +97,10 @@ def load_tokenizer(tokenizer: nn.Module, part: Part) -> None:
     path = weights_in(resolve(path)) if path.is_dir() or path.suffix != ".safetensors" else path
     state = read_weights(path)
     if part.sha256 is not None and sha256(path) != part.sha256:
-        raise ArgenzooError(f"{path} is another tokenizer than this checkpoint was trained with: its SHA-256 is {sha256(path)}, the recipe says {part.sha256}")
+        raise ArgenzooError(
+            f"{path} is another tokenizer than this checkpoint was trained with: "
+            f"its SHA-256 is {sha256(path)}, the recipe says {part.sha256}"
+        )
     load_strict(tokenizer, state, f"tokenizer {path}")
 
 

@@ -24,7 +24,9 @@ def resolve(folder: str | Path) -> Path:
         return path
     newest = checkpoints(path)
     if not newest:
-        raise ArgenzooError(f"no checkpoint in {path}: expected {RECIPE}, or folders step_*" if path.exists() else f"no such checkpoint: {path}")
+        raise ArgenzooError(
+            f"no checkpoint in {path}: expected {RECIPE}, or folders step_*" if path.exists() else f"no such checkpoint: {path}"
+        )
     return newest[-1]
 
 
@@ -74,7 +76,11 @@ def load_strict(module: nn.Module, state: dict[str, Tensor], what: str, assign: 
     theirs = {key: tuple(tensor.shape) for key, tensor in state.items()}
     missing, unexpected = sorted(ours.keys() - theirs.keys()), sorted(theirs.keys() - ours.keys())
     shapes = sorted(key for key in ours.keys() & theirs.keys() if ours[key] != theirs[key])
-    problems = [f"{len(keys)} {kind} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})" for kind, keys in (("missing", missing), ("unexpected", unexpected)) if keys]
+    problems = [
+        f"{len(keys)} {kind} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
+        for kind, keys in (("missing", missing), ("unexpected", unexpected))
+        if keys
+    ]
     if shapes:
         problems.append(f"{len(shapes)} of another shape ({shapes[0]}: {theirs[shapes[0]]} in the file, {ours[shapes[0]]} in the recipe)")
     if problems:

@@ -62,7 +62,9 @@ class ClassLabels(nn.Module):
             raise ArgenzooError(f"labels must be whole numbers in one list, got {tuple(checked.shape)} of {checked.dtype}")
         wrong = [int(label) for label in checked if not 0 <= label < self.config.num_classes]
         if wrong:
-            raise ArgenzooError(f"label {wrong[0]} is out of range: this model has {self.config.num_classes} classes, 0 to {self.config.num_classes - 1}")
+            raise ArgenzooError(
+                f"label {wrong[0]} is out of range: this model has {self.config.num_classes} classes, 0 to {self.config.num_classes - 1}"
+            )
         return checked.long()
 
 
@@ -77,12 +79,17 @@ class TextFeatures(nn.Module):
         num_tokens: int = Field(120, ge=1)
         dropout: float = Field(0.1, ge=0, le=1)
 
+    null_features: Tensor
+
     def __init__(self, config: Config, dim: int) -> None:
         super().__init__()
         self.config = config
-        self.project = nn.Sequential(nn.Linear(config.feature_dim, dim, bias=False), nn.GELU(approximate="tanh"), nn.Linear(dim, dim, bias=False))
-        for layer in (self.project[0], self.project[2]):
-            nn.init.normal_(layer.weight, std=0.02)
+        self.project = nn.Sequential(
+            nn.Linear(config.feature_dim, dim, bias=False), nn.GELU(approximate="tanh"), nn.Linear(dim, dim, bias=False)
+        )
+        for module in self.project:
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=0.02)
         self.register_buffer("null_features", torch.randn(config.num_tokens, config.feature_dim) / config.feature_dim**0.5)
 
     def forward(self, text: tuple[Tensor, Tensor], rng: Draws | None = None) -> Condition:
@@ -107,7 +114,10 @@ class TextFeatures(nn.Module):
         features, mask = text
         expected = (self.config.num_tokens, self.config.feature_dim)
         if features.dim() != 3 or features.shape[1:] != expected or mask.shape != features.shape[:2]:
-            raise ArgenzooError(f"text needs features (B, {expected[0]}, {expected[1]}) and a mask (B, {expected[0]}), got {tuple(features.shape)} and {tuple(mask.shape)}")
+            raise ArgenzooError(
+                f"text needs features (B, {expected[0]}, {expected[1]}) and a mask (B, {expected[0]}), "
+                f"got {tuple(features.shape)} and {tuple(mask.shape)}"
+            )
         if (mask.int().diff(dim=1) < 0).any():
             raise ArgenzooError("the text mask must be padded on the left: 0 ... 0 1 ... 1")
         return features, mask

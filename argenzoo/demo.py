@@ -1,4 +1,4 @@
-"""``argenzoo demo``: small tokenizers and every paradigm, trained on photographs of fruit and set side by side in one picture and one table."""
+"""``argenzoo demo``: every paradigm, trained small on photographs of fruit and set side by side in one picture and one table."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ class ARNetwork(nn.Module):
         """``loss`` (0-d) over the positions to be predicted; in evaluation also ``token_loss`` and the head's metrics,
         (B, N) each, and their ``mask``."""
         z, mask = self.generator(context, self.conditioner(condition, rng), rng)  # (B, N, D), (B, N)
-        z, tokens = z[mask], tokens[mask]                                         # (M, D), (M, ...)
+        z, tokens = z[mask], tokens[mask]  # (M, D), (M, ...)
         loss = self.head.loss(z, tokens, None if rng is None else rng.rows(mask))  # (M,)
         if self.training:
             return {"loss": loss.mean()}

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from argenzoo.errors import ArgenzooError
 from argenzoo.registry import Config
 from argenzoo.rng import Draws
 
@@ -48,6 +49,15 @@ class TokenSpace:
         sizes = torch.tensor(self.sizes, device="cpu")
         return torch.arange(len(self.sizes), device="cpu").repeat_interleave(sizes)
 
+    def one_grid(self, generator: str) -> tuple[int, int]:
+        """(height, width) of the only scale. Raises ArgenzooError, in the name of ``generator``, where there are several."""
+        if len(self.scales) > 1:
+            raise ArgenzooError(
+                f"generator '{generator}' needs a single grid, this tokenizer gives {len(self.scales)} scales: "
+                "use generator.name=var, or a vq or kl tokenizer"
+            )
+        return self.scales[0]
+
     def empty(self, batch: int, device: torch.device) -> Tensor:
         """Tokens before anything is known: zeros, (B, N) ids or (B, N, C) vectors."""
         if self.vocab_size is not None:
@@ -74,9 +84,7 @@ class Condition:
         """One batch out of several, so that [cond; null] is one forward pass."""
         masks = [part.mask for part in parts if part.mask is not None]
         return Condition(
-            torch.cat([part.tokens for part in parts]),
-            torch.cat([part.vector for part in parts]),
-            torch.cat(masks) if masks else None,
+            torch.cat([part.tokens for part in parts]), torch.cat([part.vector for part in parts]), torch.cat(masks) if masks else None
         )
 
 
@@ -152,5 +160,7 @@ class Head(Protocol):
     def metrics(self, z: Tensor, tokens: Tensor) -> dict[str, Tensor]:
         """Further held-out figures, each (M,)."""
 
-    def sample(self, z: Tensor, z_null: Tensor | None, guidance: Tensor, options: Any, progress: Progress | None, rng: Draws | None) -> Tensor:
+    def sample(
+        self, z: Tensor, z_null: Tensor | None, guidance: Tensor, options: Any, progress: Progress | None, rng: Draws | None
+    ) -> Tensor:
         """(B, n, D) -> tokens (B, n) or (B, n, C)."""

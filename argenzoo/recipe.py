@@ -14,6 +14,8 @@ from argenzoo.errors import ArgenzooError, suggestion
 from argenzoo.options import SamplingOptions
 from argenzoo.registry import Config, Registry, conditioners, datasets, generators, heads, tokenizers
 
+REGISTRIES = {"tokenizer": tokenizers, "conditioner": conditioners, "generator": generators, "head": heads, "data": datasets}
+
 
 @dataclass(frozen=True)
 class Part:
@@ -98,6 +100,7 @@ class Recipe:
         return replace(self, **{kind: replace(part, config=part.config.model_copy(update=changes))})
 
 
+EITHER = {"train.steps": "epochs", "train.epochs": "steps"}  # naming one replaces the other
 SECTIONS = ("name", "tokenizer", "conditioner", "generator", "head", "sampling", "loss", "data", "train")
 
 
@@ -167,6 +170,8 @@ def override(values: dict[str, Any], key: str, value: Any) -> None:
         if not isinstance(target, dict):
             raise ArgenzooError(f"'{key}': '{parent}' is a value, not a section")
     target[last] = value
+    if key in EITHER:
+        target.pop(EITHER[key], None)
 
 
 def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
@@ -185,30 +190,42 @@ def parse_recipe(values: dict[str, Any]) -> Recipe:
     for key in values:
         if key not in SECTIONS:
             raise ArgenzooError(f"unknown key '{key}'{suggestion(str(key), SECTIONS)}")
-    parts = {
-        kind: _part(values.get(kind), registry)
-        for kind, registry in {"tokenizer": tokenizers, "conditioner": conditioners, "generator": generators, "head": heads, "data": datasets}.items()
-    }
-    given = [kind for kind in ("conditioner", "generator", "head") if parts[kind] is not None]
-    if parts["tokenizer"] is None:
+    parts = {kind: _part(values[kind], registry) for kind, registry in REGISTRIES.items() if values.get(kind) is not None}
+    if "tokenizer" not in parts:
         raise ArgenzooError("a recipe needs a tokenizer section")
-    if len(given) not in (0, 3):
-        missing = {"conditioner", "generator", "head"} - set(given)
-        raise ArgenzooError(f"a generator's recipe needs conditioner, generator and head; missing: {', '.join(sorted(missing))}")
-    sampling = values.get("sampling")
-    if sampling and not given:
-        raise ArgenzooError("a tokenizer's recipe has no sampling section")
-    options = SamplingOptions.parse(sampling or {}, generators.get(parts["generator"].name), heads.get(parts["head"].name)) if given else None
-    train = TrainConfig.parse(values["train"], "train") if values.get("train") else None
-    if train is not None and (train.steps is None) == (train.epochs is None):
-        raise ArgenzooError("train needs either steps or epochs")
-    loss = values.get("loss")
-    return Recipe(str(values.get("name", "unnamed")), sampling=options, loss=_weights(loss) if loss else None, train=train, **parts)
+    return Recipe(
+        name=str(values.get("name", "unnamed")),
+        tokenizer=parts["tokenizer"],
+        conditioner=parts.get("conditioner"),
+        generator=parts.get("generator"),
+        head=parts.get("head"),
+        sampling=_sampling(values.get("sampling"), parts),
+        loss=_weights(values["loss"]) if values.get("loss") else None,
+        data=parts.get("data"),
+        train=_train(values["train"]) if values.get("train") else None,
+    )
 
 
-def _part(values: Any, registry: Registry) -> Part | None:
-    if values is None:
+def _sampling(values: Any, parts: dict[str, Part]) -> SamplingOptions | None:
+    """Typed by the generator and the head, which come together with a conditioner or not at all."""
+    missing = {"conditioner", "generator", "head"} - parts.keys()
+    if len(missing) == 3:
+        if values:
+            raise ArgenzooError("a tokenizer's recipe has no sampling section")
         return None
+    if missing:
+        raise ArgenzooError(f"a generator's recipe needs conditioner, generator and head; missing: {', '.join(sorted(missing))}")
+    return SamplingOptions.parse(values or {}, generators.get(parts["generator"].name), heads.get(parts["head"].name))
+
+
+def _train(values: Any) -> TrainConfig:
+    train = TrainConfig.parse(values, "train")
+    if (train.steps is None) == (train.epochs is None):
+        raise ArgenzooError("train needs either steps or epochs")
+    return train
+
+
+def _part(values: Any, registry: Registry) -> Part:
     if not isinstance(values, dict) or "name" not in values:
         raise ArgenzooError(f"section '{registry.kind}' needs a name (choices: {', '.join(registry.names())})")
     rest = dict(values)

@@ -85,7 +85,9 @@ class Registry:
     def _check(self, name: str, part: type) -> None:
         config = getattr(part, "Config", None)
         if not (isinstance(config, type) and issubclass(config, Config)):
-            raise ArgenzooError(f"{self.kind} '{name}' ({part.__name__}) needs a class attribute Config, a subclass of argenzoo.registry.Config")
+            raise ArgenzooError(
+                f"{self.kind} '{name}' ({part.__name__}) needs a class attribute Config, a subclass of argenzoo.registry.Config"
+            )
 
 
 tokenizers = Registry(
@@ -97,31 +99,10 @@ tokenizers = Registry(
     },
 )
 generators = Registry(
-    "generator",
-    {
-        "raster": "argenzoo.generators.raster:Raster",
-        "var": "argenzoo.generators.var:VAR",
-        "mar": "argenzoo.generators.mar:MAR",
-    },
+    "generator", {"raster": "argenzoo.generators.raster:Raster", "var": "argenzoo.generators.var:VAR", "mar": "argenzoo.generators.mar:MAR"}
 )
-heads = Registry(
-    "head",
-    {
-        "cross_entropy": "argenzoo.heads.cross_entropy:CrossEntropy",
-        "diffusion": "argenzoo.heads.diffusion:Diffusion",
-    },
-)
+heads = Registry("head", {"cross_entropy": "argenzoo.heads.cross_entropy:CrossEntropy", "diffusion": "argenzoo.heads.diffusion:Diffusion"})
 conditioners = Registry(
-    "conditioner",
-    {
-        "class_labels": "argenzoo.condition:ClassLabels",
-        "text_features": "argenzoo.condition:TextFeatures",
-    },
+    "conditioner", {"class_labels": "argenzoo.condition:ClassLabels", "text_features": "argenzoo.condition:TextFeatures"}
 )
-datasets = Registry(
-    "dataset",
-    {
-        "folder": "argenzoo.data.folder:Folder",
-        "fruit": "argenzoo.data.fruit:Fruit",
-    },
-)
+datasets = Registry("dataset", {"folder": "argenzoo.data.folder:Folder", "fruit": "argenzoo.data.fruit:Fruit"})

@@ -44,7 +44,9 @@ class Rng:
         step: keys ``shared_uniform``, the draws that a whole step has in common on every process.
     """
 
-    def __init__(self, seed: int, indices: Sequence[int], stream: str = "sample", device: torch.device | str = "cpu", step: int = 0) -> None:
+    def __init__(
+        self, seed: int, indices: Sequence[int], stream: str = "sample", device: torch.device | str = "cpu", step: int = 0
+    ) -> None:
         self.device = device
         self._samples = [philox(seed, stream, index) for index in indices]
         self._shared = philox(seed, f"{stream}/shared", step)

@@ -73,7 +73,16 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def tiny_training(out: Path, data: Path, **train: Any) -> dict[str, Any]:
     """Overrides that train on ``data`` for a few steps."""
-    changes = {"steps": 3, "batch_size": 4, "log_every": 1, "eval_every": None, "sample_every": None, "save_every": None, "eval_samples": 4, **train}
+    changes = {
+        "steps": 3,
+        "batch_size": 4,
+        "log_every": 1,
+        "eval_every": None,
+        "sample_every": None,
+        "save_every": None,
+        "eval_samples": 4,
+        **train,
+    }
     return {
         "data": {"name": "folder", "path": str(data), "held_out": 0.2},
         "train.out": str(out),

@@ -118,7 +118,14 @@ def var(name: str) -> tuple[Golden, ARModel]:
     depth = c["depth"]
     sections = {
         "conditioner": {"name": "class_labels", "num_classes": c["num_classes"]},
-        "generator": {"name": "var", "dim": 64 * depth, "depth": depth, "num_heads": depth, "qk_norm": c["attn_l2_norm"], "shared_adaln": c["shared_aln"]},
+        "generator": {
+            "name": "var",
+            "dim": 64 * depth,
+            "depth": depth,
+            "num_heads": depth,
+            "qk_norm": c["attn_l2_norm"],
+            "shared_adaln": c["shared_aln"],
+        },
         "head": {"name": "cross_entropy", "bias": True, "float32": True},
         "sampling": {"guidance": 2.5, "ramp": "step", "head": {"temperature": 0}},
     }
@@ -128,7 +135,13 @@ def var(name: str) -> tuple[Golden, ARModel]:
 def mar_kl() -> tuple[Golden, Any]:
     case = golden("mar_kl")
     c = case.config
-    config = {"image_size": c["resolution"], "channels": c["ch"], "multipliers": c["ch_mult"], "dim": c["embed_dim"], "latent_scale": 0.2325}
+    config = {
+        "image_size": c["resolution"],
+        "channels": c["ch"],
+        "multipliers": c["ch_mult"],
+        "dim": c["embed_dim"],
+        "latent_scale": 0.2325,
+    }
     return case, filled_tokenizer("kl", config, case.checkpoint)
 
 
@@ -137,7 +150,13 @@ def mar() -> tuple[Golden, ARModel]:
     c = case.config
     sections = {
         "conditioner": {"name": "class_labels", "num_classes": c["num_classes"]},
-        "generator": {"name": "mar", "dim": c["embed_dim"], "depth": 2 * c["depth"], "num_heads": c["num_heads"], "buffer_size": c["buffer_size"]},
+        "generator": {
+            "name": "mar",
+            "dim": c["embed_dim"],
+            "depth": 2 * c["depth"],
+            "num_heads": c["num_heads"],
+            "buffer_size": c["buffer_size"],
+        },
         "head": {"name": "diffusion", "width": c["diffloss_w"], "depth": c["diffloss_d"]},
         "sampling": {
             "guidance": 3.0,

@@ -21,7 +21,7 @@ EDGES = {
     "versions": set(),
     "registry": {"errors"},
     "rng": set(),
-    "protocols": {"registry", "rng"},
+    "protocols": {"errors", "registry", "rng"},
     "guidance": BASE,
     "layers": BASE,
     "condition": BASE,

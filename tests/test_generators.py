@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -117,7 +118,7 @@ def test_cosine_schedule(tokens: int, steps: int):
     hidden = [tokens, *cosine_schedule(tokens, steps)]
     assert len(hidden) == steps + 1
     assert hidden[-1] == 0
-    assert all(before > after for before, after in zip(hidden, hidden[1:], strict=False))
+    assert all(before > after for before, after in pairwise(hidden))
 
 
 def test_mar_skips_known_positions_and_refuses_too_many_steps():

@@ -49,7 +49,14 @@ def test_llamagen_logits_and_loss(name: str):
     case.matches(model.network(ids, ids, condition)["loss"], "loss")
 
 
-@pytest.mark.parametrize(("output", "sampling"), [("greedy_cfg3_ids", {"guidance": 3}), ("greedy_nocfg_ids", {"guidance": 1}), ("greedy_cfg3_interval4_ids", {"guidance": 3, "interval": 4})])
+@pytest.mark.parametrize(
+    ("output", "sampling"),
+    [
+        ("greedy_cfg3_ids", {"guidance": 3}),
+        ("greedy_nocfg_ids", {"guidance": 1}),
+        ("greedy_cfg3_interval4_ids", {"guidance": 3, "interval": 4}),
+    ],
+)
 @pytest.mark.parametrize("name", ["llamagen_c2i", "llamagen_t2i"])
 def test_llamagen_greedy_sequences(name: str, output: str, sampling: dict):
     case, model = cases.llamagen(name)

@@ -88,7 +88,9 @@ def test_diffusion_learns_a_distribution():
     made = head.sample(z, None, torch.tensor(1.0), head.Sampling(num_steps=50, clip=4), rng=GlobalRng(len(z))).view(200, 2, 2)
     torch.testing.assert_close(made.mean(0), centers, atol=0.15, rtol=0)
     torch.testing.assert_close(made.std(0), torch.full((2, 2), spread), atol=0.12, rtol=0)
-    cold = head.sample(z, None, torch.tensor(1.0), head.Sampling(num_steps=50, clip=4, temperature=0.5), rng=GlobalRng(len(z))).view(200, 2, 2)
+    cold = head.sample(z, None, torch.tensor(1.0), head.Sampling(num_steps=50, clip=4, temperature=0.5), rng=GlobalRng(len(z))).view(
+        200, 2, 2
+    )
     assert (cold.std(0) < made.std(0)).all()
 
 

@@ -7,7 +7,7 @@ from conftest import tiny
 
 from argenzoo.build import build_model
 from argenzoo.errors import ArgenzooError
-from argenzoo.registry import generators, heads, tokenizers
+from argenzoo.registry import generators, heads
 
 REMEDIES = {
     ("single grid", "var"): "use tokenizer.name=multiscale_vq",

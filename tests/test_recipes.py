@@ -39,6 +39,7 @@ def test_overrides():
     assert recipe.head.config.depth == 3
     assert recipe.train.lr == 1e-4
     assert recipe.sampling.order.num_steps == 64
+    assert load_recipe("mar_b", {"train.steps": 7}).train.epochs is None
     assert parse_overrides(["train.lr=1e-4", "train.clip=null", "tokenizer.weights=runs/vq"]) == {
         "train.lr": "1e-4",
         "train.clip": None,
@@ -64,7 +65,7 @@ def test_naming_another_part_drops_the_old_ones_keys():
         ("var_d20", {"generator.name": "va"}, ["unknown generator 'va'", "did you mean 'var'"]),
         ("var_d20", {"sampling.head.topk": 3}, ["sampling.head.topk", "did you mean 'top_k'"]),
         ("var_d20", {"sampling.gidance": 3}, ["sampling.gidance", "did you mean 'guidance'"]),
-        ("var_d20", {"train.steps": 3}, ["either steps or epochs"]),
+        ("var_d20", {"train.epochs": None}, ["either steps or epochs"]),
         ("nowhere.yaml", {}, ["no recipe file nowhere.yaml"]),
     ],
 )

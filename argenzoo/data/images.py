@@ -72,8 +72,8 @@ class Views(Dataset[tuple[Tensor, int]]):
         if index in self._kept:
             return self._kept[index]
         config = self.config
-        crop, side = (config.crop, round(self.size * config.resize)) if self.augment else ("center", self.size)
-        array = cut(self.images.open(index), self.size, side, crop, config.box_first, rng)
+        crop: Crop = config.crop if self.augment else "center"
+        array = cut(self.images.open(index), self.size, round(self.size * config.resize), crop, config.box_first, rng)
         if config.in_memory:
             self._kept[index] = array
         return array

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from argenzoo.errors import ArgenzooError
 from argenzoo.rng import philox
@@ -23,7 +23,9 @@ class Stream(Sampler[list[tuple[int, int]]]):
         accumulate: micro-batches a step.
     """
 
-    def __init__(self, count: int, batch_size: int, seed: int, start: int, stop: int, accumulate: int = 1, rank: int = 0, world: int = 1) -> None:
+    def __init__(
+        self, count: int, batch_size: int, seed: int, start: int, stop: int, accumulate: int = 1, rank: int = 0, world: int = 1
+    ) -> None:
         if batch_size % (world * accumulate):
             raise ArgenzooError(f"train.batch_size {batch_size} is no multiple of {world} processes x {accumulate} accumulation steps")
         self.count, self.batch_size, self.seed = count, batch_size, seed
@@ -48,7 +50,7 @@ class Stream(Sampler[list[tuple[int, int]]]):
         return int(self._order[offset])
 
 
-class Keyed:
+class Keyed(Dataset[tuple[Any, int, int]]):
     """Returns the draw beside the sample, for the random numbers that depend on it."""
 
     def __init__(self, views: Any) -> None:

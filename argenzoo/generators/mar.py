@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +30,7 @@ class MARState:
 
 
 class MAR(nn.Module):
-    """An encoder over the condition's buffer and the known tokens, a decoder over the buffer and all positions. ``depth`` blocks, half in each."""
+    """An encoder over the condition's buffer and the known tokens, a decoder over the buffer and all positions; half of the blocks each."""
 
     class Config(PartConfig):
         dim: int = Field(768, ge=8)
@@ -46,8 +47,7 @@ class MAR(nn.Module):
 
     def __init__(self, config: Config, space: TokenSpace) -> None:
         super().__init__()
-        if len(space.scales) != 1:
-            raise ArgenzooError(f"generator 'mar' needs a single grid, this tokenizer gives {len(space.scales)} scales: use generator.name=var, or a vq or kl tokenizer")
+        space.one_grid("mar")
         if config.dim % config.num_heads:
             raise ArgenzooError(f"generator.dim {config.dim} is no multiple of num_heads {config.num_heads}")
         self.config, self.space, self.dim = config, space, config.dim
@@ -65,9 +65,7 @@ class MAR(nn.Module):
         self.out_position = nn.Parameter(torch.empty(space.num_tokens, config.dim))
         self._init()
 
-    def forward(
-        self, context: Tensor, condition: Condition, rng: Draws | None = None, mask: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, context: Tensor, condition: Condition, rng: Draws | None = None, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """z (B, N, D) and the hidden positions (B, N); ``mask`` (True: hidden, as many in every sample) may be given."""
         if mask is None:
             mask = self.draw_mask(len(context), rng or GlobalRng(len(context), context.device))
@@ -95,7 +93,7 @@ class MAR(nn.Module):
             unknown = self._unknown(known)
             order = take(order, take(known, order).int().argsort(dim=-1, stable=True))[:, :unknown]
         hidden = [unknown, *cosine_schedule(unknown, min(options.num_steps, unknown))]
-        for before, after in zip(hidden, hidden[1:], strict=False):
+        for before, after in pairwise(hidden):
             yield order[:, unknown - before : unknown - after].sort(dim=-1).values
 
     def start(self, condition: Condition, batch: int, known: Tensor | None = None) -> MARState:
@@ -142,12 +140,14 @@ class MAR(nn.Module):
         return self.decoder_norm(x)[:, size:] + self.out_position
 
     def _buffer(self, condition: Condition) -> tuple[Tensor, Tensor | None]:
-        """The condition in ``buffer_size`` slots, (B, buffer, D), and which of them hold something: one token is repeated, more are padded on the left."""
+        """The condition in (B, buffer, D) slots, and which of them hold something: one token is repeated, more are padded on the left."""
         size, count = self.config.buffer_size, condition.tokens.shape[1]
         if count == 1:
             return condition.tokens.expand(-1, size, -1), None
         if count > size:
-            raise ArgenzooError(f"the condition has {count} tokens, more than generator.buffer_size {size}: set generator.buffer_size={count}")
+            raise ArgenzooError(
+                f"the condition has {count} tokens, more than generator.buffer_size {size}: set generator.buffer_size={count}"
+            )
         visible = condition.mask if condition.mask is not None else condition.tokens.new_ones(condition.tokens.shape[:2], dtype=torch.bool)
         return F.pad(condition.tokens, (0, 0, size - count, 0)), F.pad(visible, (size - count, 0))
 

@@ -49,20 +49,24 @@ class Raster(nn.Module):
 
     def __init__(self, config: Config, space: TokenSpace) -> None:
         super().__init__()
-        if len(space.scales) != 1:
-            raise ArgenzooError(f"generator 'raster' needs a single grid, this tokenizer gives {len(space.scales)} scales: use generator.name=var, or a vq or kl tokenizer")
+        side = space.one_grid("raster")
         if config.dim % (4 * config.num_heads):
-            raise ArgenzooError(f"generator.dim {config.dim} must be a multiple of 4 x num_heads ({config.num_heads}): 2-D RoPE turns pairs for rows and columns")
+            raise ArgenzooError(
+                f"generator.dim {config.dim} must be a multiple of 4 x num_heads ({config.num_heads}): "
+                "2-D RoPE turns pairs for rows and columns"
+            )
         self.config, self.space, self.dim = config, space, config.dim
         self.embed = token_embedding(space, config.dim)
-        self.rope = GridRope(*space.scales[0], config.dim // config.num_heads, config.rope_base)
+        self.rope = GridRope(*side, config.dim // config.num_heads, config.rope_base)
         self.target = nn.Embedding(space.num_tokens, config.dim) if config.order == "random" else None
         self.token_dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(LlamaBlock(config.dim, config.num_heads, config.dropout) for _ in range(config.depth))
         self.norm = nn.RMSNorm(config.dim, eps=1e-5)
         self.apply(init_normal)
 
-    def forward(self, context: Tensor, condition: Condition, rng: Draws | None = None, order: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, context: Tensor, condition: Condition, rng: Draws | None = None, order: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Teacher-forced z (B, N, D) at every position. ``order`` (B, N) may be given where it is random."""
         everywhere = torch.ones(context.shape[:2], dtype=torch.bool, device=context.device)
         if self.target is None:

@@ -29,7 +29,7 @@ class VARState:
 
 
 class VAR(nn.Module):
-    """A transformer with AdaLN whose tokens see their own scale and all coarser ones. Published sizes: dim = 64 depth, num_heads = depth."""
+    """A transformer with AdaLN whose tokens see their own scale and all coarser ones (published: dim = 64 depth, num_heads = depth)."""
 
     class Config(PartConfig):
         dim: int = Field(1024, ge=8)
@@ -45,10 +45,15 @@ class VAR(nn.Module):
     class Sampling(PartConfig):
         """Nothing to choose: one scale a step."""
 
+    levels: Tensor
+
     def __init__(self, config: Config, space: TokenSpace) -> None:
         super().__init__()
         if len(space.scales) == 1:
-            raise ArgenzooError("generator 'var' needs a pyramid of scales, this tokenizer gives a single grid: use tokenizer.name=multiscale_vq, or generator.name=raster or mar")
+            raise ArgenzooError(
+                "generator 'var' needs a pyramid of scales, this tokenizer gives a single grid: "
+                "use tokenizer.name=multiscale_vq, or generator.name=raster or mar"
+            )
         if config.dim % config.num_heads:
             raise ArgenzooError(f"generator.dim {config.dim} is no multiple of num_heads {config.num_heads}")
         self.config, self.space, self.dim = config, space, config.dim
@@ -58,7 +63,9 @@ class VAR(nn.Module):
         self.level = nn.Embedding(len(space.scales), config.dim)
         self.shared = Modulation(config.dim, 6) if config.shared_adaln else None
         rates = [config.drop_path * i / max(config.depth - 1, 1) for i in range(config.depth)]
-        self.blocks = nn.ModuleList(AdaLNBlock(config.dim, config.num_heads, config.mlp_ratio, config.qk_norm, config.shared_adaln, rate) for rate in rates)
+        self.blocks = nn.ModuleList(
+            AdaLNBlock(config.dim, config.num_heads, config.mlp_ratio, config.qk_norm, config.shared_adaln, rate) for rate in rates
+        )
         self.out = Modulation(config.dim, 2)
         self.register_buffer("levels", space.levels, persistent=False)  # (N,)
         self._init()
@@ -114,12 +121,7 @@ class VAR(nn.Module):
             nn.init.trunc_normal_(parameter, std=std)
         for module in self.modules():
             if isinstance(module, Modulation):
-                module.linear.weight.data.mul_(config.init_adaln)
-                if module.chunks == 6:
-                    module.linear.weight.data[: 2 * self.dim].mul_(config.init_gamma / config.init_adaln if config.init_adaln else 0)
-        for block in self.blocks:
-            block.attention.proj.weight.data.div_(math.sqrt(2 * config.depth))
-            block.mlp.fc2.weight.data.div_(math.sqrt(2 * config.depth))
-            if block.offset is not None:
-                block.offset.data[:2].mul_(config.init_gamma)
-                block.offset.data[2:].mul_(config.init_adaln)
+                module.init_small(config.init_adaln, config.init_gamma)
+        for module in self.modules():
+            if isinstance(module, AdaLNBlock):
+                module.init_small(config.depth, config.init_adaln, config.init_gamma)

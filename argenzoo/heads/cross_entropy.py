@@ -34,7 +34,9 @@ class CrossEntropy(nn.Module):
     def __init__(self, config: Config, space: TokenSpace, dim: int) -> None:
         super().__init__()
         if space.vocab_size is None:
-            raise ArgenzooError("head 'cross_entropy' needs token ids, this tokenizer emits vectors: use head.name=diffusion (or tokenizer.quantize=true)")
+            raise ArgenzooError(
+                "head 'cross_entropy' needs token ids, this tokenizer emits vectors: use head.name=diffusion (or tokenizer.quantize=true)"
+            )
         self.config, self.vocab_size = config, space.vocab_size
         self.linear = nn.Linear(dim, space.vocab_size, bias=config.bias)
         nn.init.trunc_normal_(self.linear.weight, std=config.init_std) if config.init_std else nn.init.zeros_(self.linear.weight)
@@ -55,7 +57,13 @@ class CrossEntropy(nn.Module):
         return {"accuracy": (self.logits(z).argmax(-1) == tokens).float()}
 
     def sample(
-        self, z: Tensor, z_null: Tensor | None, guidance: Tensor, options: Sampling, progress: Progress | None = None, rng: Draws | None = None
+        self,
+        z: Tensor,
+        z_null: Tensor | None,
+        guidance: Tensor,
+        options: Sampling,
+        progress: Progress | None = None,
+        rng: Draws | None = None,
     ) -> Tensor:
         """(B, n, D) -> ids (B, n). Raises ArgenzooError where top_k exceeds V."""
         logits = guided(self.logits(z), None if z_null is None else self.logits(z_null), guidance)

@@ -1,4 +1,4 @@
-"""Diffusion loss: a continuous token's distribution, modelled by a small denoising MLP conditioned on z (MAR, arXiv 2406.11838, section 3.2)."""
+"""Diffusion loss: a continuous token's distribution, by a small denoising MLP conditioned on z (MAR, arXiv 2406.11838, section 3.2)."""
 
 from __future__ import annotations
 
@@ -35,7 +35,10 @@ class Diffusion(nn.Module):
     def __init__(self, config: Config, space: TokenSpace, dim: int) -> None:
         super().__init__()
         if space.vocab_size is not None:
-            raise ArgenzooError("head 'diffusion' needs token vectors, this tokenizer emits ids: set tokenizer.quantize=false (or use tokenizer.name=kl or head.name=cross_entropy)")
+            raise ArgenzooError(
+                "head 'diffusion' needs token vectors, this tokenizer emits ids: "
+                "set tokenizer.quantize=false (or use tokenizer.name=kl or head.name=cross_entropy)"
+            )
         self.config, self.token_dim = config, space.dim
         self.mlp = DenoisingMLP(space.dim, dim, 2 * space.dim, config.width, config.depth)
 
@@ -44,8 +47,8 @@ class Diffusion(nn.Module):
         rng, repeats = rng or GlobalRng(len(z), z.device), self.config.batch_mul
         t = rng.integers(self.steps, repeats).flatten()  # (M * repeats,)
         noise = rng.normal(repeats, self.token_dim).flatten(0, 1)
-        repeated = [x.repeat_interleave(repeats, dim=0) for x in (z, tokens)]
-        return self.terms(*repeated, t, noise).sum(0).view(-1, repeats).mean(-1)
+        z, tokens = z.repeat_interleave(repeats, dim=0), tokens.repeat_interleave(repeats, dim=0)
+        return self.terms(z, tokens, t, noise).sum(0).view(-1, repeats).mean(-1)
 
     def metrics(self, z: Tensor, tokens: Tensor) -> dict[str, Tensor]:
         return {}
@@ -60,7 +63,13 @@ class Diffusion(nn.Module):
 
     @torch.no_grad()
     def sample(
-        self, z: Tensor, z_null: Tensor | None, guidance: Tensor, options: Sampling, progress: Progress | None = None, rng: Draws | None = None
+        self,
+        z: Tensor,
+        z_null: Tensor | None,
+        guidance: Tensor,
+        options: Sampling,
+        progress: Progress | None = None,
+        rng: Draws | None = None,
     ) -> Tensor:
         """(B, n, D) -> vectors (B, n, C) by ancestral sampling on the respaced schedule; guidance acts on eps alone."""
         rng, shape = rng or GlobalRng(len(z), z.device), (*z.shape[1:-1], self.token_dim)

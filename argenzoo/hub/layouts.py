@@ -119,7 +119,9 @@ def tokenizer_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """A tokenizer of LlamaGen, VAR or MAR -> ours, without ``scale.factors``: 1x1 convolutions of the attention become
     Linear weights, VAR's fused q, k, v is split, LDM's decoder levels are counted from the coarse end."""
     levels = 1 + max((int(m[1]) for key in state if (m := re.match(r"decoder\.up\.(\d+)\.", key))), default=-1)
-    flipped = {re.sub(r"^decoder\.up\.(\d+)\.", lambda m: f"decoder.up.{levels - 1 - int(m[1])}.", key): tensor for key, tensor in state.items()}
+    flipped = {
+        re.sub(r"^decoder\.up\.(\d+)\.", lambda m: f"decoder.up.{levels - 1 - int(m[1])}.", key): tensor for key, tensor in state.items()
+    }
     out: dict[str, Tensor] = {}
     for key, tensor in renamed(flipped, TRUNK).items():
         flat = tensor.flatten(1) if re.search(r"\.to_\w+(\.0)?\.weight$", key) else tensor

@@ -52,7 +52,9 @@ class Attention(nn.Module):
         dropout: on the attention weights.
     """
 
-    def __init__(self, dim: int, num_heads: int, bias: bool = False, qk_norm: float | None = None, scale: float | None = None, dropout: float = 0.0) -> None:
+    def __init__(
+        self, dim: int, num_heads: int, bias: bool = False, qk_norm: float | None = None, scale: float | None = None, dropout: float = 0.0
+    ) -> None:
         super().__init__()
         self.num_heads, self.dropout = num_heads, dropout
         self.scale = 1.0 if qk_norm is not None else scale
@@ -62,7 +64,9 @@ class Attention(nn.Module):
         self.v_bias = nn.Parameter(torch.zeros(dim)) if bias else None
         self.log_scale = nn.Parameter(torch.full((num_heads, 1, 1), math.log(qk_norm))) if qk_norm is not None else None
 
-    def forward(self, x: Tensor, rotation: Rotation | None = None, mask: Tensor | None = None, causal: bool = False, cache: KVCache | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, rotation: Rotation | None = None, mask: Tensor | None = None, causal: bool = False, cache: KVCache | None = None
+    ) -> Tensor:
         """(B, N, D) -> (B, N, D). ``mask`` is bool, True where a query may look."""
         q, k, v = rearrange(self._project(x), "b n (three h d) -> three b h n d", three=3, h=self.num_heads)
         if self.log_scale is not None:

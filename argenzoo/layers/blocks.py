@@ -39,7 +39,7 @@ class LlamaBlock(nn.Module):
 
     def forward(self, x: Tensor, rotation: Rotation, mask: Tensor | None, causal: bool, cache: KVCache | None) -> Tensor:
         x = x + self.dropout(self.attention(self.attention_norm(x), rotation, mask, causal, cache))  # (B, N, D)
-        return x + self.dropout(self.ffn_dropout(self.ffn(self.ffn_norm(x))))                        # (B, N, D)
+        return x + self.dropout(self.ffn_dropout(self.ffn(self.ffn_norm(x))))  # (B, N, D)
 
 
 class Modulation(nn.Module):
@@ -52,6 +52,13 @@ class Modulation(nn.Module):
 
     def forward(self, vector: Tensor) -> Tensor:
         return self.linear(F.silu(vector)).unflatten(-1, (1, self.chunks, -1))
+
+    @torch.no_grad()
+    def init_small(self, factor: float, gamma: float) -> None:
+        """Weights times ``factor``; those of a block's two gates, which come first, times ``gamma``."""
+        gates = self.linear.out_features // 3 if self.chunks == 6 else 0
+        self.linear.weight[gates:] *= factor
+        self.linear.weight[:gates] *= gamma
 
 
 class AdaLNBlock(nn.Module):
@@ -66,15 +73,24 @@ class AdaLNBlock(nn.Module):
         self.attention = Attention(dim, num_heads, bias=True, qk_norm=4.0 if qk_norm else None, scale=0.25 / (dim // num_heads) ** 0.5)
         self.mlp = Mlp(dim, int(dim * mlp_ratio), act_layer=lambda: nn.GELU(approximate="tanh"))
         self.drop_path = DropPath(drop_path)
-        self.modulation = None if shared else Modulation(dim, 6)
+        self.modulation = nn.Identity() if shared else Modulation(dim, 6)
         self.offset = nn.Parameter(torch.randn(6, dim) / dim**0.5) if shared else None
 
     def forward(self, x: Tensor, vector: Tensor, mask: Tensor | None, cache: KVCache | None) -> Tensor:
         """x (B, N, D); ``vector``: the condition (B, D), or the shared modulation (B, 1, 6, D)."""
-        modulation = vector + self.offset if self.modulation is None else self.modulation(vector)
+        modulation = self.modulation(vector) if self.offset is None else vector + self.offset
         gamma1, gamma2, scale1, scale2, shift1, shift2 = modulation.unbind(2)  # (B, 1, D) each
         x = x + self.drop_path(gamma1 * self.attention(modulate(x, scale1, shift1), mask=mask, cache=cache))
         return x + self.drop_path(gamma2 * self.mlp(modulate(x, scale2, shift2)))
+
+    @torch.no_grad()
+    def init_small(self, depth: int, factor: float, gamma: float) -> None:
+        """Output projections divided by sqrt(2 depth); the offset, where there is one, like a modulation's weights."""
+        for linear in (self.attention.proj, self.mlp.fc2):
+            linear.weight /= (2 * depth) ** 0.5
+        if self.offset is not None:
+            self.offset[:2] *= gamma
+            self.offset[2:] *= factor
 
 
 def modulate(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:

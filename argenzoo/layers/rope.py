@@ -28,6 +28,8 @@ class GridRope(nn.Module):
     A prefix has cos = sin = 0: its queries and keys become zero vectors, not unrotated ones (as in LlamaGen's weights).
     """
 
+    angles: Tensor
+
     def __init__(self, height: int, width: int, head_dim: int, base: float = 10000.0) -> None:
         super().__init__()
         half = head_dim // 2

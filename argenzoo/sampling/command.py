@@ -39,7 +39,7 @@ def sample(
     folder = Path(out)
     if (folder / "samples.json").exists() and not overwrite:
         raise ArgenzooError(f"{folder} holds samples already: choose another --out, or --overwrite")
-    if guidance is not None and guidance < 0 or batch < 1 or seed < 0:
+    if (guidance is not None and guidance < 0) or batch < 1 or seed < 0:
         raise ArgenzooError("--guidance and --seed can't be negative, --batch must be at least 1")
     recipe, source = find(checkpoint)
     if source is None:
@@ -55,10 +55,11 @@ def sample(
     began = time.perf_counter()
     pictures = sample_all(model, labels, seed, batch)
     weights = weights_in(source) if (source / MODEL).exists() else source
+    seconds = time.perf_counter() - began
     made = {
         "num": count, "seed": seed, "labels": labels, "sampling": options.dump(), "recipe": recipe.name, "checkpoint": str(source),
         "weights": weights.name, "weights_sha256": sha256(weights), "tokenizer_sha256": recipe.tokenizer.sha256,
-        "rounding": "round(255 x)", "device": str(next(model.parameters()).device), "seconds": round(time.perf_counter() - began, 3), **about(),
+        "rounding": "round(255 x)", "device": str(next(model.parameters()).device), "seconds": round(seconds, 3), **about(),
     }  # fmt: skip
     write(folder, pictures, labels, chosen, made)
     return made
@@ -79,7 +80,9 @@ def labels_of(model: ARModel, classes: list[str] | None) -> list[int]:
     """Labels for class numbers or names; all classes, at most 8, for None."""
     config = model.conditioner.config
     if not hasattr(config, "num_classes"):
-        raise ArgenzooError("this model is conditioned on text: the command line samples class labels; use model.generate((features, mask))")
+        raise ArgenzooError(
+            "this model is conditioned on text: the command line samples class labels; use model.generate((features, mask))"
+        )
     names = {name.lower(): label for label, name in enumerate(config.names or ())}
     if classes is None:
         return list(range(min(config.num_classes, 8)))
@@ -90,7 +93,8 @@ def labels_of(model: ARModel, classes: list[str] | None) -> list[int]:
         elif text.lstrip("-").isdigit():
             labels.append(int(text))
         else:
-            raise ArgenzooError(f"unknown class '{text}'{suggestion(text, names) if names else f' (this model has {config.num_classes} classes without names)'}")
+            hint = suggestion(text, names) if names else f" (this model has {config.num_classes} classes without names)"
+            raise ArgenzooError(f"unknown class '{text}'{hint}")
     model.conditioner.check(labels)
     return labels
 

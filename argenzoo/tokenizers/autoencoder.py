@@ -27,7 +27,10 @@ class AutoencoderConfig(Config):
     def grid(self) -> int:
         """Side of the latent grid."""
         if self.image_size % self.downsampling:
-            raise ArgenzooError(f"tokenizer.image_size {self.image_size} is no multiple of {self.downsampling}, the downsampling of multipliers {self.multipliers}")
+            raise ArgenzooError(
+                f"tokenizer.image_size {self.image_size} is no multiple of {self.downsampling}, "
+                f"the downsampling of multipliers {self.multipliers}"
+            )
         return self.image_size // self.downsampling
 
 
@@ -43,7 +46,9 @@ class Autoencoder(nn.Module):
         decoder_attention: attention in the decoder's first level.
     """
 
-    def __init__(self, config: AutoencoderConfig, latent: int, dim: int, kernel: int = 1, moments: int = 1, decoder_attention: bool = True) -> None:
+    def __init__(
+        self, config: AutoencoderConfig, latent: int, dim: int, kernel: int = 1, moments: int = 1, decoder_attention: bool = True
+    ) -> None:
         super().__init__()
         self.image_size = config.image_size
         widths = tuple(config.channels * multiplier for multiplier in config.multipliers)

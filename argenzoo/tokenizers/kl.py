@@ -44,7 +44,8 @@ class KL(nn.Module):
 
     def tokens(self, stored: Tensor, rng: Draws | None = None) -> Tensor:
         """Moments (B, 2C, h, w) -> a posterior sample at unit scale (B, N, C p^2); the mean without ``rng``."""
-        return self.scale.apply_to(self._patches(posterior_sample(*stored.chunk(2, dim=1), rng)))
+        mean, logvar = stored.chunk(2, dim=1)
+        return self.scale.apply_to(self._patches(posterior_sample(mean, logvar, rng)))
 
     def embed(self, tokens: Tensor) -> Tensor:
         raise ArgenzooError("tokenizer 'kl' has no codebook: its tokens are vectors already")

@@ -61,7 +61,9 @@ class MultiscaleVQ(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         if list(config.scales) != sorted(set(config.scales)) or config.scales[-1] != config.grid:
-            raise ArgenzooError(f"tokenizer.scales must rise to {config.grid}, the grid of {config.image_size} px images, got {config.scales}")
+            raise ArgenzooError(
+                f"tokenizer.scales must rise to {config.grid}, the grid of {config.image_size} px images, got {config.scales}"
+            )
         self.config, self.image_size = config, config.image_size
         self.autoencoder = Autoencoder(config, config.dim, config.dim, kernel=3)
         self.codebook = nn.Embedding(config.vocab_size, config.dim)
@@ -87,7 +89,7 @@ class MultiscaleVQ(nn.Module):
         return tokens @ codes if tokens.is_floating_point() else F.embedding(tokens, codes)
 
     def context(self, tokens: Tensor, upto: int | None = None) -> Tensor:
-        """(B, N, C): for each scale, the sum of the coarser ones, shrunk to it; zeros for the first and for scales that start after ``upto``."""
+        """(B, N, C): for each scale, the sum of the coarser ones, shrunk to it; zeros for the first and those that start after ``upto``."""
         ends = np.cumsum(self.space.sizes)
         known = len(ends) - 1 if upto is None else min(int(np.searchsorted(ends, upto, side="right")), len(ends) - 1)
         sums = self._sums(self._code_maps(tokens)[:known])
@@ -132,7 +134,7 @@ class MultiscaleVQ(nn.Module):
         return distances.argmin(-1).view(len(maps), -1)
 
     def _residuals(self, latent: Tensor, code: Callable[[Tensor], Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """The pyramid of a latent (B, C, H, W): each scale's code map, and the sums up to each. In float32 whatever the precision outside."""
+        """The pyramid of a latent (B, C, H, W): each scale's code map, and the sums up to each. Always in float32."""
         maps, sums = [], []
         total = torch.zeros_like(latent)
         with torch.autocast(latent.device.type, enabled=False):

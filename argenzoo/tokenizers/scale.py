@@ -16,6 +16,8 @@ class LatentScale(nn.Module):
         sizes: tokens of each scale.
     """
 
+    factors: Tensor
+
     def __init__(self, factors: float | tuple[float, ...] | None, sizes: tuple[int, ...]) -> None:
         super().__init__()
         values = factors if isinstance(factors, tuple) else (factors or 1.0,) * len(sizes)

@@ -67,7 +67,8 @@ def make_optimizer(module: nn.Module, config: TrainConfig) -> torch.optim.Optimi
             raise ArgenzooError(f"train.no_decay '{pattern}' names no parameter of this model, e.g. {named[0][0]}")
     exempt = [p.dim() < 2 or any(fnmatch(name, pattern) for pattern in config.no_decay) for name, p in named]
     groups = [
-        {"params": [p for (_, p), out in zip(named, exempt, strict=True) if out == without], "decays": not without} for without in (False, True)
+        {"params": [p for (_, p), out in zip(named, exempt, strict=True) if out == without], "decays": not without}
+        for without in (False, True)
     ]
     kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[config.optimizer]
     if config.optimizer == "adam" and (config.weight_decay or config.weight_decay_end):

@@ -70,7 +70,9 @@ def resume(folder: Path, recipe: Recipe, task: Task) -> int:
     for kind in ("tokenizer", "conditioner", "generator", "head"):
         ours, theirs = getattr(recipe, kind), getattr(saved, kind)
         if (ours is None) != (theirs is None) or (ours is not None and not same_part(ours, theirs)):
-            raise ArgenzooError(f"{folder} is a checkpoint of recipe '{saved.name}' with another {kind}: use another train.out, or train.resume=false")
+            raise ArgenzooError(
+                f"{folder} is a checkpoint of recipe '{saved.name}' with another {kind}: use another train.out, or train.resume=false"
+            )
     main, *others = task.players
     load_into(getattr(main.module, "tokenizer", main.module), folder / MODEL)
     if main.ema is not None:

@@ -116,7 +116,9 @@ class TokenizerTask:
     def __init__(self, recipe: Recipe, steps: int, device: torch.device) -> None:
         assert recipe.train is not None
         if not recipe.loss:
-            raise ArgenzooError(f"recipe '{recipe.name}' trains a tokenizer and needs a loss section, e.g. loss: {{l2: 1.0, codebook: 1.0}}")
+            raise ArgenzooError(
+                f"recipe '{recipe.name}' trains a tokenizer and needs a loss section, e.g. loss: {{l2: 1.0, codebook: 1.0}}"
+            )
         torch.manual_seed(recipe.train.seed)
         self.tokenizer = (build_tokenizer(recipe) if recipe.tokenizer.weights else make_tokenizer(recipe.tokenizer)).to(device)
         self.players = [Player("tokenizer", TokenizerObjective(self.tokenizer, recipe.loss), recipe.train, steps)]

@@ -76,8 +76,15 @@ class Trainer:
             player.prepare(self.accelerator)
         if self.config.resume and (saved := checkpoints(self.out)):
             self.start = resume(saved[-1], self.recipe, self.task)
-        facts = {**about(), "recipe": self.recipe.dump(), "processes": self.accelerator.num_processes, "device": str(self.accelerator.device)}
-        self.logs = Logs(self.out, self.recipe.name, self.start, self.steps, self.config.batch_size, self.accelerator.is_main_process, facts)
+        facts = {
+            **about(),
+            "recipe": self.recipe.dump(),
+            "processes": self.accelerator.num_processes,
+            "device": str(self.accelerator.device),
+        }
+        self.logs = Logs(
+            self.out, self.recipe.name, self.start, self.steps, self.config.batch_size, self.accelerator.is_main_process, facts
+        )
         self._loop()
         parameters = sum(p.numel() for player in self.task.players for p in player.module.parameters())
         self.logs.close({"parameters": parameters, "steps": self.steps, **self.figures})
@@ -184,4 +191,3 @@ class Trainer:
     def _refuse_overwriting(self) -> None:
         if checkpoints(self.out) and not self.config.resume:
             raise ArgenzooError(f"{self.out} holds checkpoints already: set train.resume=true to go on, or another train.out")
-
