@@ -4,20 +4,6 @@ from argenzoo.build import build_model, build_tokenizer
 from argenzoo.errors import ArgenzooError
 from argenzoo.model import ARModel
 from argenzoo.recipe import list_models, load_recipe
-from argenzoo.registry import conditioners, datasets, generators, heads, tokenizers
 from argenzoo.versions import __version__
 
-__all__ = [
-    "ARModel",
-    "ArgenzooError",
-    "__version__",
-    "build_model",
-    "build_tokenizer",
-    "conditioners",
-    "datasets",
-    "generators",
-    "heads",
-    "list_models",
-    "load_recipe",
-    "tokenizers",
-]
+__all__ = ["ARModel", "ArgenzooError", "__version__", "build_model", "build_tokenizer", "list_models", "load_recipe"]

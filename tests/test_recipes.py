@@ -5,14 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from conftest import PUBLISHED
 
 import argenzoo
+from argenzoo.build import assemble, make_tokenizer
 from argenzoo.errors import ArgenzooError
 from argenzoo.recipe import list_models, load_recipe, parse_overrides, parse_recipe, recipe_folder
 from argenzoo.registry import tokenizers
 from argenzoo.summary import parameters_by_part
+from argenzoo.training.player import make_optimizer
 
 MILLIONS = {"var_d20": 600.9, "llamagen_b_256": 110.9, "mar_b": 207.9}  # without the tokenizer, with the head
 TOKENIZER_MILLIONS = {"vq": 71.9, "multiscale_vq": 108.9, "kl": 66.5}
@@ -32,6 +35,16 @@ def test_published_parameter_counts(name: str):
     counts = parameters_by_part(load_recipe(name))
     assert (counts["total"] - counts["tokenizer"]) / 1e6 == pytest.approx(MILLIONS[name], rel=0.005)
     assert counts["tokenizer"] / 1e6 == pytest.approx(TOKENIZER_MILLIONS[load_recipe(name).tokenizer.name], rel=0.005)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_decay_groups_name_real_parameters(name: str):
+    recipe = load_recipe(name)
+    with torch.device("meta"):
+        network = assemble(recipe, make_tokenizer(recipe.tokenizer)).network
+    optimizer = make_optimizer(network, recipe.train)
+    assert sum(p.numel() for group in optimizer.param_groups for p in group["params"]) == sum(p.numel() for p in network.parameters())
+    assert all(p.dim() >= 2 for group in optimizer.param_groups if group["decays"] for p in group["params"])
 
 
 def test_overrides():

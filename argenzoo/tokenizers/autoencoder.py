@@ -14,7 +14,8 @@ class AutoencoderConfig(Config):
     """Sizes of the trunk. ``multipliers`` (1,1,2,2,4) downsample 16 times, (1,2,2,4) 8 times."""
 
     image_size: int = Field(256, ge=8)
-    channels: int = Field(128, ge=32, multiple_of=32, description="of the first level; GroupNorm has 32 groups")
+    channels: int = Field(128, ge=8, description="of the first level")
+    groups: int = Field(32, ge=1, description="of every GroupNorm; one channel a group would lose the picture's mean colour")
     multipliers: tuple[int, ...] = Field((1, 1, 2, 2, 4), min_length=1)
     num_res_blocks: int = Field(2, ge=1, description="a level of the encoder; the decoder has one more")
     attention: bool = Field(True, description="in the encoder's last level (and the decoder's first, except in KL-16)")
@@ -51,12 +52,14 @@ class Autoencoder(nn.Module):
     ) -> None:
         super().__init__()
         self.image_size = config.image_size
+        if config.channels % config.groups:
+            raise ArgenzooError(f"tokenizer.channels {config.channels} is no multiple of tokenizer.groups {config.groups}")
         widths = tuple(config.channels * multiplier for multiplier in config.multipliers)
         plain = len(widths) - 1
         down = ("DownEncoderBlock2D",) * plain + ("AttnDownEncoderBlock2D" if config.attention else "DownEncoderBlock2D",)
         up = ("AttnUpDecoderBlock2D" if config.attention and decoder_attention else "UpDecoderBlock2D",) + ("UpDecoderBlock2D",) * plain
-        self.encoder = Encoder(3, latent, down, widths, config.num_res_blocks, double_z=moments == 2)
-        self.decoder = Decoder(latent, 3, up, widths, config.num_res_blocks)
+        self.encoder = Encoder(3, latent, down, widths, config.num_res_blocks, config.groups, double_z=moments == 2)
+        self.decoder = Decoder(latent, 3, up, widths, config.num_res_blocks, config.groups)
         self.quant_conv = nn.Conv2d(latent * moments, dim * moments, kernel, padding=kernel // 2)
         self.post_quant_conv = nn.Conv2d(dim, latent, kernel, padding=kernel // 2)
 

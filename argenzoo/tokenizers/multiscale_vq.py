@@ -48,7 +48,7 @@ class MultiscaleVQ(nn.Module):
     """
 
     class Config(AutoencoderConfig):
-        channels: int = Field(160, ge=32, multiple_of=32)
+        channels: int = Field(160, ge=8)
         vocab_size: int = Field(4096, ge=2)
         dim: int = Field(32, ge=1)
         scales: tuple[int, ...] = Field((1, 2, 3, 4, 5, 6, 8, 10, 13, 16), min_length=2)

@@ -17,8 +17,8 @@ from argenzoo.training.tasks import Task
 from argenzoo.versions import about
 
 
-def save(folder: Path, recipe: Recipe, task: Task, step: int) -> None:
-    """Write the checkpoint of ``step`` under a temporary name, then rename."""
+def save(folder: Path, recipe: Recipe, task: Task, step: int, scaler: Any = None) -> None:
+    """Write the checkpoint of ``step`` under a temporary name, then rename. ``scaler``: of fp16, where there is one."""
     main, *others = task.players
 
     def write(path: Path) -> None:
@@ -34,7 +34,7 @@ def save(folder: Path, recipe: Recipe, task: Task, step: int) -> None:
         (path / STATE).mkdir()
         for player in others:
             save_weights(path / STATE / f"{player.name}.safetensors", weights_of(player, averaged=False), facts)
-        torch.save(run_state(task, step), path / STATE / "run.pt")
+        torch.save(run_state(task, step, scaler), path / STATE / "run.pt")
 
     write_atomically(folder, write)
 
@@ -50,17 +50,16 @@ def with_tokenizer(recipe: Recipe, path: Path) -> Recipe:
     return replace(recipe, tokenizer=replace(recipe.tokenizer, weights=path.name, sha256=sha256(path)))
 
 
-def run_state(task: Task, step: int) -> dict[str, Any]:
-    """What the weights do not say: optimizers, and torch's random state. Readable with ``weights_only=True``."""
+def run_state(task: Task, step: int, scaler: Any) -> dict[str, Any]:
+    """What the weights do not say. Data and randomness are functions of the step. Readable with ``weights_only=True``."""
     return {
         "step": step,
         "optimizers": {player.name: player.optimizer.state_dict() for player in task.players},
-        "rng": torch.get_rng_state(),
-        "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "scaler": None if scaler is None else scaler.state_dict(),
     }
 
 
-def resume(folder: Path, recipe: Recipe, task: Task) -> int:
+def resume(folder: Path, recipe: Recipe, task: Task, scaler: Any = None) -> int:
     """Load a checkpoint into a task; returns its step.
 
     Raises:
@@ -85,9 +84,8 @@ def resume(folder: Path, recipe: Recipe, task: Task) -> int:
         raise ArgenzooError(f"{folder / STATE / 'run.pt'} is missing or truncated ({' '.join(str(error).split())[:120]})") from None
     for player in task.players:
         player.optimizer.load_state_dict(state["optimizers"][player.name])
-    torch.set_rng_state(state["rng"])
-    if state["cuda_rng"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda_rng"])
+    if scaler is not None and state["scaler"] is not None:
+        scaler.load_state_dict(state["scaler"])
     return state["step"]
 
 

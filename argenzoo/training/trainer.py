@@ -21,8 +21,9 @@ from argenzoo.errors import ArgenzooError
 from argenzoo.grids import save_grid
 from argenzoo.recipe import Recipe
 from argenzoo.registry import conditioners, datasets
-from argenzoo.rng import Rng
+from argenzoo.rng import Rng, philox
 from argenzoo.training.logs import Logs
+from argenzoo.training.player import Player
 from argenzoo.training.state import resume, save
 from argenzoo.training.tasks import GeneratorTask, Task, TokenizerTask
 from argenzoo.versions import about
@@ -74,8 +75,9 @@ class Trainer:
         """All steps from where the run stands."""
         for player in self.task.players:
             player.prepare(self.accelerator)
-        if self.config.resume and (saved := checkpoints(self.out)):
-            self.start = resume(saved[-1], self.recipe, self.task)
+        saved = checkpoints(self.out)
+        if saved:
+            self.start = resume(saved[-1], self.recipe, self.task, self.accelerator.scaler)
         facts = {
             **about(),
             "recipe": self.recipe.dump(),
@@ -85,6 +87,10 @@ class Trainer:
         self.logs = Logs(
             self.out, self.recipe.name, self.start, self.steps, self.config.batch_size, self.accelerator.is_main_process, facts
         )
+        if self.config.resume and not saved:
+            self.logs.say(f"train.resume: no checkpoint in {self.out}, starting at step 0")
+        if not len(self.held_out):
+            self.logs.say("data.held_out is 0: nothing to evaluate on")
         self._loop()
         parameters = sum(p.numel() for player in self.task.players for p in player.module.parameters())
         self.logs.close({"parameters": parameters, "steps": self.steps, **self.figures})
@@ -105,20 +111,24 @@ class Trainer:
                 self._save(done)
 
     def _step(self, step: int, batches: Any) -> dict[str, Tensor | float]:
-        """One optimizer step of every player, over ``accumulate`` micro-batches."""
+        """One optimizer step of every player, over ``accumulate`` micro-batches; what it logs is their mean."""
+        world, rank = self.accelerator.num_processes, self.accelerator.process_index
+        torch.manual_seed(int(philox(self.config.seed, "dropout", step * world + rank).integers(2**63)))
         inputs = [self._inputs(step, *next(batches)) for _ in range(self.config.accumulate)]
         figures: dict[str, Tensor | float] = {}
         for player in self.task.players:
             player.prepared.train()
-            for micro, arguments in enumerate(inputs):
-                last = micro == len(inputs) - 1
-                with nullcontext() if last else self.accelerator.no_sync(player.prepared):
-                    out = player.prepared(*arguments)
-                    self.accelerator.backward(out["loss"] / len(inputs))
-            out.pop("reconstruction", None)
-            figures |= {name: value.detach() for name, value in out.items()}
+            outs = [self._backward(player, arguments, last=arguments is inputs[-1]) for arguments in inputs]
+            figures |= {name: torch.stack([out[name] for out in outs]).mean() for name in outs[0]}
             figures |= player.update(self.accelerator, step)
         return figures
+
+    def _backward(self, player: Player, arguments: tuple, last: bool) -> dict[str, Tensor]:
+        """One micro-batch; gradients are reduced over the processes with the last."""
+        with nullcontext() if last else self.accelerator.no_sync(player.prepared):
+            out = player.prepared(*arguments)
+            self.accelerator.backward(out["loss"] / self.config.accumulate)
+        return {name: value.detach() for name, value in out.items() if value.dim() == 0}
 
     def _inputs(self, step: int, pictures: Tensor, labels: Tensor, draws: Tensor) -> tuple:
         device = self.accelerator.device
@@ -161,7 +171,7 @@ class Trainer:
     def _save(self, step: int) -> None:
         recipe = self.task.finish(self._examples(self.training, list(range(min(256, len(self.training)))))[0], self.recipe)
         if self.accelerator.is_main_process:
-            save(self.out / f"step_{step:07d}", recipe, self.task, step)
+            save(self.out / f"step_{step:07d}", recipe, self.task, step, self.accelerator.scaler)
         self.accelerator.wait_for_everyone()
 
     def _some(self, views: Views) -> tuple[Tensor, Tensor]:
