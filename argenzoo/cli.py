@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; a user's mistake is one line on standard error and status 2."""
-    arguments = parser().parse_args(argv)
+    arguments = parse(argv)
     try:
         COMMANDS[arguments.command](arguments)
     except ArgenzooError as error:
@@ -58,6 +58,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("argenzoo: interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Arguments; ``key=value`` pairs may stand before and after options."""
+    top = parser()
+    arguments, rest = top.parse_known_args(argv)
+    wrong = [text for text in rest if text.startswith("-") or "=" not in text or not hasattr(arguments, "pairs")]
+    if wrong:
+        top.error(f"unrecognized arguments: {' '.join(wrong)}")
+    if rest:
+        arguments.pairs = [*arguments.pairs, *rest]
+    return arguments
 
 
 def recipe_from(pairs: Sequence[str]) -> Recipe:

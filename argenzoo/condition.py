@@ -26,6 +26,8 @@ class ClassLabels(nn.Module):
         init_std: float = Field(0.02, gt=0)
         names: tuple[str, ...] | None = Field(None, description="the classes' names, in order; training writes them")
 
+    num_tokens = 1
+
     def __init__(self, config: Config, dim: int) -> None:
         super().__init__()
         if config.names is not None and len(config.names) != config.num_classes:
@@ -83,7 +85,7 @@ class TextFeatures(nn.Module):
 
     def __init__(self, config: Config, dim: int) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.num_tokens = config, config.num_tokens
         self.project = nn.Sequential(
             nn.Linear(config.feature_dim, dim, bias=False), nn.GELU(approximate="tanh"), nn.Linear(dim, dim, bias=False)
         )

@@ -14,14 +14,16 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from argenzoo.build import build_model
-from argenzoo.checkpoint import checkpoints
+from argenzoo.checkpoint import RECIPE, checkpoints
 from argenzoo.data.images import Views, split, to_unit
+from argenzoo.errors import ArgenzooError
 from argenzoo.grids import save_png, to_uint8
 from argenzoo.model import ARModel
 from argenzoo.recipe import Recipe, load_recipe
 from argenzoo.registry import datasets
 from argenzoo.summary import parameters_by_part
 from argenzoo.training.logs import read_log
+from argenzoo.training.state import same_part
 from argenzoo.training.trainer import train
 from argenzoo.versions import about
 
@@ -48,10 +50,10 @@ def demo(out: str | Path, every_cell: bool = False, say: Callable[[str], object]
     folder = Path(out)
     cells = {**CELLS, **(MORE_CELLS if every_cell else {})}
     for tokenizer in dict.fromkeys(cells.values()):
-        train_once(load_recipe(tokenizer, {"train.out": str(folder / tokenizer)}), say)
+        train_once(load_recipe(tokenizer, {"train.out": str(folder / tokenizer), "train.resume": True}), say)
     results = []
     for name, tokenizer in cells.items():
-        overrides = {"train.out": str(folder / name), "tokenizer.weights": str(folder / tokenizer)}
+        overrides = {"train.out": str(folder / name), "train.resume": True, "tokenizer.weights": str(folder / tokenizer)}
         train_once(load_recipe(name, overrides), say)
         results.append(show(folder / name, folder / tokenizer))
     facts = {**about(), "recipes": ", ".join(cells), "seed": "0"}
@@ -69,6 +71,9 @@ def train_once(recipe: Recipe, say: Callable[[str], object]) -> None:
     out = Path(recipe.train.out or "")
     done = [int(path.name.removeprefix("step_")) for path in checkpoints(out)]
     if recipe.train.steps in done:
+        saved = load_recipe(checkpoints(out)[-1] / RECIPE)
+        if any(not same_part(getattr(recipe, kind), getattr(saved, kind)) for kind in ("tokenizer", "generator", "head", "data")):
+            raise ArgenzooError(f"{out} was made by an earlier version of recipe '{recipe.name}': remove it, or choose another --out")
         say(f"{recipe.name}: trained already")
         return
     say(f"{recipe.name}: {recipe.train.steps} steps of {recipe.train.batch_size}")

@@ -47,6 +47,14 @@ class ARModel(nn.Module):
         super().__init__()
         self.tokenizer, self.network, self.sampling, self.recipe = tokenizer, network, sampling, recipe
         self.tokenizer.eval().requires_grad_(False)
+        self.check(sampling)
+
+    def check(self, options: SamplingOptions) -> None:
+        """Raises ArgenzooError where these parts can't sample so."""
+        if hasattr(self.generator, "check"):
+            self.generator.check(options.order, self.conditioner.num_tokens)
+        if hasattr(self.head, "check"):
+            self.head.check(options.head)
 
     conditioner = property(lambda self: self.network.conditioner)
     generator = property(lambda self: self.network.generator)
@@ -89,13 +97,17 @@ class ARModel(nn.Module):
         """
         condition = self.conditioner.check(condition)
         batch = len(condition[0] if isinstance(condition, tuple) else condition)
+        if (known is None) != (given is None):
+            raise ArgenzooError("editing needs both known, the positions, and given, the tokens")
         indices = list(range(batch)) if indices is None else indices
         if len(indices) != batch:
             raise ArgenzooError(f"{len(indices)} indices for {batch} samples")
         device = next(self.network.parameters()).device
         moved = tuple(part.to(device) for part in condition) if isinstance(condition, tuple) else condition.to(device)
+        known, given = (None if part is None else part.to(device) for part in (known, given))
         rng = Rng(seed, indices, device=device)
         options = self.sampling.override(sampling)
+        self.check(options)
         with evaluating(self):
             tokens = self.sample_tokens(moved, rng, options, guidance, known=known, given=given, watch=watch)
             return ((self.tokenizer.decode(tokens).float() + 1) / 2).clamp(0, 1)

@@ -21,6 +21,8 @@ class SamplingOptions:
     @staticmethod
     def parse(values: dict[str, Any], generator: Any, head: Any, where: str = "sampling") -> SamplingOptions:
         """``values``: nested, as in a recipe. ``generator`` and ``head`` are the parts' classes."""
+        if not isinstance(values, dict):
+            raise ArgenzooError(f"{where}: expected a section of key: value, got {values!r}")
         values = dict(values)
         order, head_options = values.pop("order", None) or {}, values.pop("head", None) or {}
         unknown = next((key for key in values if key not in Guidance.model_fields), None)
@@ -43,7 +45,7 @@ class SamplingOptions:
             section, dot, name = key.partition(".")
             target = values.get(section) if dot else values
             if not isinstance(target, dict):
-                raise ArgenzooError(f"unknown sampling key '{key}'{suggestion(key, values)}")
+                raise ArgenzooError(f"unknown sampling key '{key}'{suggestion(section, values)}")
             target[name if dot else key] = value
         owners = (_Owner(type(self.order)), _Owner(type(self.head)))
         return SamplingOptions.parse(values, *owners)

@@ -7,7 +7,7 @@ its output into tokens. B batch, N tokens, n tokens of one step, C token channel
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -98,11 +98,16 @@ class Progress:
     total: int
 
 
+Terms = dict[str, Callable[[], Tensor]]  # a loss's parts by name, computed where a recipe gives them a weight
+
+
 class Tokenizer(Protocol):
     """Images <-> tokens. Frozen while a generator trains."""
 
     space: TokenSpace
     image_size: int
+    config: Any
+    scale: Any
 
     def encode(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] -> what a cache keeps, deterministic: ids (B, N), vectors (B, N, C) or KL moments."""
@@ -120,18 +125,37 @@ class Tokenizer(Protocol):
     def decode(self, tokens: Tensor) -> Tensor:
         """Ids or vectors -> images (B, 3, H, W), nominally in [-1, 1]."""
 
+    def vectors(self, images: Tensor, rng: Draws | None = None) -> Tensor:
+        """Continuous tokens before scaling (B, N, C): what ``scale`` is measured on."""
+
+    def reconstruct(self, images: Tensor, rng: Draws | None = None) -> tuple[Tensor, Terms]:
+        """Training: (reconstruction, the tokenizer's own loss terms)."""
+
 
 class Conditioner(Protocol):
-    """Labels or text -> Condition. Owns the null condition and its drop in training."""
+    """Labels or text -> Condition. Owns the null condition and its drop in training. ``__init__(config, dim)``."""
+
+    config: Any
+    num_tokens: int
 
     def __call__(self, condition: Any, rng: Draws | None = None) -> Condition: ...
 
     def null(self, batch: int, mask: Tensor | None = None) -> Condition:
-        """The null condition, (under the text's mask where there is one)."""
+        """The null condition (under the text's mask where there is one)."""
+
+    def check(self, condition: Any) -> Any:
+        """The condition as tensors. Raises ArgenzooError where it can't be one."""
+
+    @staticmethod
+    def named(config: Any, classes: tuple[str, ...]) -> Any:
+        """The configuration with the data's class names. Raises ArgenzooError where data and recipe disagree."""
 
 
 class Generator(Protocol):
-    """A network and an order. Never sees logits, noise or guidance. ``__init__(config, space)``."""
+    """A network and an order. Never sees logits, noise or guidance. ``__init__(config, space)``.
+
+    It may have ``check(options, condition_tokens)``, which raises ArgenzooError on sampling options or a condition that can't work.
+    """
 
     dim: int
     Sampling: type[Config]
@@ -150,7 +174,7 @@ class Generator(Protocol):
 
 
 class Head(Protocol):
-    """z -> tokens. ``__init__(config, space, dim)``."""
+    """z -> tokens. ``__init__(config, space, dim)``. It may have ``check(options)``, as a generator has."""
 
     Sampling: type[Config]
 

@@ -133,9 +133,13 @@ def load_recipe(source: str | Path, overrides: dict[str, Any] | None = None) -> 
     if not isinstance(values, dict):
         raise ArgenzooError(f"{path} is no recipe: expected sections {', '.join(SECTIONS)}")
     values.setdefault("name", path.stem)
-    for key, value in (overrides or {}).items():
+    for key, value in sorted((overrides or {}).items(), key=lambda pair: not pair[0].endswith(".name")):  # names first
         override(values, key, value)
-    return parse_recipe(values)
+    recipe = parse_recipe(values)
+    beside = path.parent / (recipe.tokenizer.weights or "")
+    if recipe.tokenizer.weights and "tokenizer.weights" not in (overrides or {}) and beside.is_file():  # a checkpoint's own tokenizer
+        recipe = replace(recipe, tokenizer=replace(recipe.tokenizer, weights=str(beside)))
+    return recipe
 
 
 def recipe_path(source: str | Path) -> Path:
@@ -181,7 +185,10 @@ def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
         key, equals, text = pair.partition("=")
         if not equals or not key:
             raise ArgenzooError(f"'{pair}' is no key=value")
-        out[key] = yaml.safe_load(text) if text else None
+        try:
+            out[key] = yaml.safe_load(text) if text else None
+        except yaml.YAMLError:
+            raise ArgenzooError(f"'{pair}': the value is no YAML") from None
     return out
 
 
@@ -232,6 +239,9 @@ def _part(values: Any, registry: Registry) -> Part:
     name, extra = rest.pop("name"), {}
     if registry is tokenizers:
         extra = {key: rest.pop(key) for key in ("weights", "sha256") if key in rest}
+        wrong = next((key for key, value in extra.items() if value is not None and not isinstance(value, str)), None)
+        if wrong is not None:
+            raise ArgenzooError(f"tokenizer.{wrong}: expected text, got {extra[wrong]!r}")
     where = "data" if registry is datasets else registry.kind
     return Part(name, registry.get(str(name)).Config.parse(rest, where), **extra)
 

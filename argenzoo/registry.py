@@ -83,11 +83,12 @@ class Registry:
         return entry_points(group=f"argenzoo.{self.kind}s")
 
     def _check(self, name: str, part: type) -> None:
-        config = getattr(part, "Config", None)
-        if not (isinstance(config, type) and issubclass(config, Config)):
-            raise ArgenzooError(
-                f"{self.kind} '{name}' ({part.__name__}) needs a class attribute Config, a subclass of argenzoo.registry.Config"
-            )
+        for attribute in ("Config", "Sampling") if self.kind in ("generator", "head") else ("Config",):
+            config = getattr(part, attribute, None)
+            if not (isinstance(config, type) and issubclass(config, Config)):
+                raise ArgenzooError(
+                    f"{self.kind} '{name}' ({part.__name__}) needs a class attribute {attribute}, a subclass of argenzoo.registry.Config"
+                )
 
 
 tokenizers = Registry(

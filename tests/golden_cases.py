@@ -82,7 +82,6 @@ def llamagen_vq() -> tuple[Golden, Any]:
         "latent_channels": c["z_channels"],
         "vocab_size": c["codebook_size"],
         "dim": c["codebook_embed_dim"],
-        "entropy": 0.1,
     }
     return case, filled_tokenizer("vq", config, case.checkpoint)
 

@@ -29,8 +29,12 @@ def test_llamagen_vq():
     case.matches(vq.decode(ids), "reconstruction_from_ids")
     reconstruction, losses = vq.reconstruct(image)
     case.matches(reconstruction, "reconstruction")
-    for ours, theirs in {"codebook": "vq_loss", "commitment": "commit_loss", "entropy": "entropy_loss"}.items():
-        case.matches(losses[ours], theirs)
+    for ours, (weight, theirs) in {
+        "codebook": (1, "vq_loss"),
+        "commitment": (0.25, "commit_loss"),
+        "entropy": (0.1, "entropy_loss"),
+    }.items():
+        case.matches(weight * losses[ours](), theirs)
 
 
 def llamagen_condition(case: cases.Golden):
@@ -79,7 +83,7 @@ def test_var(name: str):
     case.matches(model.head.logits(z), "logits")
     case.matches(model.network(tokenizer.context(ids), ids, labels)["loss"], "loss")
     _, losses = tokenizer.reconstruct(image)
-    case.matches(losses["codebook"] + losses["commitment"], "vq_loss")
+    case.matches(losses["codebook"]() + 0.25 * losses["commitment"](), "vq_loss")
 
 
 @pytest.mark.parametrize("name", ["var", "var_shared_adaln"])

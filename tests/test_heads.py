@@ -46,7 +46,7 @@ def test_top_k_top_p_temperature():
     assert kept(top_k=3, top_p=0.5) == [True, True, False, False]  # after top-k: 0.44, 0.33, 0.22
     torch.testing.assert_close(filtered(logits, options(temperature=0.5)), logits * 2)
     with pytest.raises(ArgenzooError, match="top_k 5 is more than the vocabulary's 4"):
-        filtered(logits, options(top_k=5))
+        CrossEntropy(CrossEntropy.Config(), TokenSpace(((2, 2),), 8, 4), 8).check(options(top_k=5))
 
 
 def test_guidance_formula_and_ramps():

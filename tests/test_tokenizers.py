@@ -115,7 +115,7 @@ def test_published_phi_tables():
     [
         ({"tokenizer.scales": [1, 2, 3]}, "must rise to 4"),
         ({"tokenizer.image_size": 18}, "no multiple of 4"),
-        ({"tokenizer.channels": 40}, "tokenizer.channels"),
+        ({"tokenizer.channels": 42}, "channels 42 is no multiple of tokenizer.groups 4"),
     ],
 )
 def test_sizes_that_do_not_fit(overrides: dict, message: str):

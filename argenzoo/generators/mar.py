@@ -43,7 +43,7 @@ class MAR(nn.Module):
         mask_ratio_std: float = Field(0.25, gt=0)
 
     class Sampling(PartConfig):
-        num_steps: int = Field(64, ge=1, description="steps; as many as tokens is one token a step")
+        num_steps: int | None = Field(None, ge=1, description="as many as tokens is one token a step; None: a quarter (64 for 256)")
 
     def __init__(self, config: Config, space: TokenSpace) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class MAR(nn.Module):
         self.encoder = self._blocks()
         self.encoder_norm = nn.LayerNorm(config.dim, eps=1e-6)
         self.bridge = nn.Linear(config.dim, config.dim)
-        self.mask_token = nn.Parameter(torch.empty(config.dim))
+        self.mask_token = nn.Parameter(torch.empty(1, config.dim))
         self.decoder_position = nn.Parameter(torch.empty(length, config.dim))
         self.decoder = self._blocks()
         self.decoder_norm = nn.LayerNorm(config.dim, eps=1e-6)
@@ -73,6 +73,16 @@ class MAR(nn.Module):
         known = self.space.num_tokens - int(mask[0].sum())
         return self._run(context, condition, mask, known), mask
 
+    def check(self, options: Sampling, condition_tokens: int) -> None:
+        """Raises ArgenzooError where there are more steps than tokens, or more tokens of condition than slots."""
+        if options.num_steps is not None and options.num_steps > self.space.num_tokens:
+            raise ArgenzooError(f"order.num_steps {options.num_steps} is more than the {self.space.num_tokens} tokens of this model")
+        if condition_tokens > self.config.buffer_size:
+            raise ArgenzooError(
+                f"the condition has {condition_tokens} tokens, more than generator.buffer_size {self.config.buffer_size}: "
+                f"set generator.buffer_size={condition_tokens}"
+            )
+
     def draw_mask(self, batch: int, rng: Draws) -> Tensor:
         """(B, N): ceil(N r) hidden positions a sample, r one draw for the batch from N(1, std^2) truncated to [min, 1]."""
         low = (self.config.mask_ratio_min - 1) / self.config.mask_ratio_std
@@ -84,15 +94,13 @@ class MAR(nn.Module):
 
     def order(self, batch: int, known: Tensor | None = None, rng: Draws | None = None, options: Sampling | None = None) -> Iterator[Tensor]:
         """Sets (B, n), ascending, of a random permutation of the unknown positions; sizes by the cosine schedule."""
-        options = options or self.Sampling(num_steps=min(64, self.space.num_tokens))
+        steps = (options or self.Sampling()).num_steps or max(1, self.space.num_tokens // 4)
         order = (rng or GlobalRng(batch, self.mask_token.device)).permutation(self.space.num_tokens)
         unknown = self.space.num_tokens
-        if options.num_steps > unknown:
-            raise ArgenzooError(f"order.num_steps {options.num_steps} is more than the {unknown} tokens of this model")
         if known is not None:
             unknown = self._unknown(known)
             order = take(order, take(known, order).int().argsort(dim=-1, stable=True))[:, :unknown]
-        hidden = [unknown, *cosine_schedule(unknown, min(options.num_steps, unknown))]
+        hidden = [unknown, *cosine_schedule(unknown, min(steps, unknown))]
         for before, after in pairwise(hidden):
             yield order[:, unknown - before : unknown - after].sort(dim=-1).values
 
@@ -144,10 +152,6 @@ class MAR(nn.Module):
         size, count = self.config.buffer_size, condition.tokens.shape[1]
         if count == 1:
             return condition.tokens.expand(-1, size, -1), None
-        if count > size:
-            raise ArgenzooError(
-                f"the condition has {count} tokens, more than generator.buffer_size {size}: set generator.buffer_size={count}"
-            )
         visible = condition.mask if condition.mask is not None else condition.tokens.new_ones(condition.tokens.shape[:2], dtype=torch.bool)
         return F.pad(condition.tokens, (0, 0, size - count, 0)), F.pad(visible, (size - count, 0))
 

@@ -43,6 +43,11 @@ class CrossEntropy(nn.Module):
         if config.bias:
             nn.init.zeros_(self.linear.bias)
 
+    def check(self, options: Sampling) -> None:
+        """Raises ArgenzooError where top_k exceeds V."""
+        if options.top_k is not None and options.top_k > self.vocab_size:
+            raise ArgenzooError(f"head.top_k {options.top_k} is more than the vocabulary's {self.vocab_size}")
+
     def logits(self, z: Tensor) -> Tensor:
         """(..., D) -> (..., V) in float32."""
         with torch.autocast(z.device.type, enabled=False) if self.config.float32 else nullcontext():
@@ -65,7 +70,7 @@ class CrossEntropy(nn.Module):
         progress: Progress | None = None,
         rng: Draws | None = None,
     ) -> Tensor:
-        """(B, n, D) -> ids (B, n). Raises ArgenzooError where top_k exceeds V."""
+        """(B, n, D) -> ids (B, n)."""
         logits = guided(self.logits(z), None if z_null is None else self.logits(z_null), guidance)
         if options.temperature == 0:
             return logits.argmax(-1)
@@ -79,8 +84,6 @@ def filtered(logits: Tensor, options: CrossEntropy.Sampling) -> Tensor:
     if options.temperature is not None:
         logits = logits / options.temperature
     if options.top_k is not None:
-        if options.top_k > logits.shape[-1]:
-            raise ArgenzooError(f"head.top_k {options.top_k} is more than the vocabulary's {logits.shape[-1]}")
         threshold = logits.topk(options.top_k, dim=-1).values[..., -1:]
         logits = logits.masked_fill(logits < threshold, -torch.inf)
     if options.top_p is not None:

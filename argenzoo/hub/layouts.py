@@ -98,7 +98,7 @@ RESHAPED = {  # learned embeddings with leading dimensions of 1 in the official 
     "encoder_position": 2,
     "decoder_position": 2,
     "out_position": 2,
-    "mask_token": 1,
+    "mask_token": 2,
     "log_scale": 3,
 }
 

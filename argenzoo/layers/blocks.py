@@ -35,11 +35,10 @@ class LlamaBlock(nn.Module):
         self.ffn_norm = nn.RMSNorm(dim, eps=1e-5)
         self.ffn = SwiGLU(dim)
         self.dropout = nn.Dropout(dropout)
-        self.ffn_dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, rotation: Rotation, mask: Tensor | None, causal: bool, cache: KVCache | None) -> Tensor:
         x = x + self.dropout(self.attention(self.attention_norm(x), rotation, mask, causal, cache))  # (B, N, D)
-        return x + self.dropout(self.ffn_dropout(self.ffn(self.ffn_norm(x))))  # (B, N, D)
+        return x + self.dropout(self.ffn(self.ffn_norm(x)))  # (B, N, D)
 
 
 class Modulation(nn.Module):

@@ -12,11 +12,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from argenzoo.build import build_model, find, weights_in
-from argenzoo.checkpoint import MODEL, sha256
+from argenzoo.checkpoint import sha256
 from argenzoo.errors import ArgenzooError, suggestion
 from argenzoo.grids import save_grid, save_png, to_uint8
 from argenzoo.model import ARModel
 from argenzoo.versions import about
+
+PICTURES = "[0-9]*_class[0-9]*.png"
 
 
 def sample(
@@ -37,14 +39,17 @@ def sample(
         ArgenzooError: no such checkpoint or class, an option out of range, pictures in ``out`` already.
     """
     folder = Path(out)
-    if (folder / "samples.json").exists() and not overwrite:
+    if folder.exists() and not folder.is_dir():
+        raise ArgenzooError(f"--out {folder} is a file: name a folder")
+    there = [*folder.glob(PICTURES), *folder.glob("grid.png"), *folder.glob("samples.json")]
+    if there and not overwrite:
         raise ArgenzooError(f"{folder} holds samples already: choose another --out, or --overwrite")
     if (guidance is not None and guidance < 0) or batch < 1 or seed < 0:
         raise ArgenzooError("--guidance and --seed can't be negative, --batch must be at least 1")
     recipe, source = find(checkpoint)
     if source is None:
         raise ArgenzooError(f"'{checkpoint}' is a recipe, not a checkpoint: train it first, then sample from its run folder")
-    model = build_model(source, device=device or default_device())
+    model = build_model(source, device=checked_device(device))
     chosen = labels_of(model, classes)
     count = 4 * len(chosen) if num is None else num
     if count < 1:
@@ -54,7 +59,7 @@ def sample(
     model.sampling = options
     began = time.perf_counter()
     pictures = sample_all(model, labels, seed, batch)
-    weights = weights_in(source) if (source / MODEL).exists() else source
+    weights = weights_in(source)
     seconds = time.perf_counter() - began
     made = {
         "num": count, "seed": seed, "labels": labels, "sampling": options.dump(), "recipe": recipe.name, "checkpoint": str(source),
@@ -102,7 +107,7 @@ def labels_of(model: ARModel, classes: list[str] | None) -> list[int]:
 def write(folder: Path, pictures: Tensor, labels: list[int], chosen: list[int], made: dict[str, Any]) -> None:
     """Single pictures, the grid (a column a class; blank where there are fewer) and the JSON, which comes last."""
     folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("[0-9]*_class[0-9]*.png"):  # an earlier sampling's, with --overwrite
+    for old in folder.glob(PICTURES):  # an earlier sampling's, with --overwrite
         old.unlink()
     facts = {**about(), "recipe": made["recipe"], "weights_sha256": made["weights_sha256"], "seed": str(made["seed"])}
     for i, picture in enumerate(to_uint8(pictures)):
@@ -113,5 +118,11 @@ def write(folder: Path, pictures: Tensor, labels: list[int], chosen: list[int], 
     (folder / "samples.json").write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
 
 
-def default_device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
+def checked_device(name: str | None) -> torch.device:
+    """The GPU where there is one, for None. Raises ArgenzooError where there is no such device."""
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ArgenzooError(f"--device {name}: {str(error).splitlines()[0]}") from None
+    return device

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from argenzoo.errors import ArgenzooError
-from argenzoo.protocols import TokenSpace
+from argenzoo.protocols import Terms, TokenSpace
 from argenzoo.rng import Draws
 from argenzoo.tokenizers.autoencoder import Autoencoder, AutoencoderConfig
 from argenzoo.tokenizers.scale import LatentScale
@@ -62,10 +62,10 @@ class KL(nn.Module):
         """Posterior samples before scaling, (B, N, C p^2)."""
         return self._patches(posterior_sample(*self.moments(images), rng))
 
-    def reconstruct(self, images: Tensor, rng: Draws | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+    def reconstruct(self, images: Tensor, rng: Draws | None = None) -> tuple[Tensor, Terms]:
         """Training: (reconstruction of a posterior sample, {kl: divergence from N(0, 1), summed a sample, mean of the batch})."""
         mean, logvar = self.moments(images)
-        return self.autoencoder.decode(posterior_sample(mean, logvar, rng)), {"kl": kl_divergence(mean, logvar).mean()}
+        return self.autoencoder.decode(posterior_sample(mean, logvar, rng)), {"kl": lambda: kl_divergence(mean, logvar).mean()}
 
     def _patches(self, latent: Tensor) -> Tensor:
         p = self.config.patch_size

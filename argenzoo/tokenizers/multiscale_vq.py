@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from argenzoo.errors import ArgenzooError
-from argenzoo.protocols import TokenSpace
+from argenzoo.protocols import Terms, TokenSpace
 from argenzoo.rng import Draws
 from argenzoo.tokenizers.autoencoder import Autoencoder, AutoencoderConfig
 from argenzoo.tokenizers.scale import LatentScale
@@ -56,7 +56,6 @@ class MultiscaleVQ(nn.Module):
         phi_ratio: float = Field(0.5, ge=0, le=1)
         quantize: bool = True
         latent_scale: tuple[float, ...] | None = Field(None, description="1/std of each scale's vectors; None: measured after training")
-        commitment: float = Field(0.25, ge=0)
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -70,6 +69,8 @@ class MultiscaleVQ(nn.Module):
         nn.init.uniform_(self.codebook.weight, -1 / config.vocab_size, 1 / config.vocab_size)
         self.phis = nn.ModuleList(Phi(config.dim, config.phi_ratio) for _ in range(config.num_phi))
         self.phi_of_scale = phi_of_scale(len(config.scales), config.num_phi)
+        for unused in set(range(config.num_phi)) - set(self.phi_of_scale):  # with few scales, some have no gradient
+            self.phis[unused].requires_grad_(False)
         self.space = TokenSpace(tuple((side, side) for side in config.scales), config.dim, config.vocab_size if config.quantize else None)
         self.scale = LatentScale(config.latent_scale, self.space.sizes)
 
@@ -111,14 +112,16 @@ class MultiscaleVQ(nn.Module):
         maps, _ = self._residuals(self._latent(images), lambda rest: rest)
         return torch.cat([rearrange(map_, "b c h w -> b (h w) c") for map_ in maps], dim=1)
 
-    def reconstruct(self, images: Tensor, rng: Draws | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-        """Training: (reconstruction, losses), straight through the pyramid."""
+    def reconstruct(self, images: Tensor, rng: Draws | None = None) -> tuple[Tensor, Terms]:
+        """Training: (reconstruction, terms), straight through the pyramid; terms are means over the scales."""
         latent = self._latent(images)
         _, sums = self._residuals(latent.detach(), self.nearest)
-        codebook = torch.stack([F.mse_loss(total, latent.detach()) for total in sums]).mean()
-        commitment = torch.stack([F.mse_loss(total.detach(), latent) for total in sums]).mean()
         straight = latent + (sums[-1] - latent).detach()
-        return self.autoencoder.decode(straight), {"codebook": codebook, "commitment": self.config.commitment * commitment}
+        terms: Terms = {
+            "codebook": lambda: torch.stack([F.mse_loss(total, latent.detach()) for total in sums]).mean(),
+            "commitment": lambda: torch.stack([F.mse_loss(total.detach(), latent) for total in sums]).mean(),
+        }
+        return self.autoencoder.decode(straight), terms
 
     def nearest(self, rest: Tensor) -> Tensor:
         """(B, C, h, w) -> the nearest code of each position, (B, C, h, w)."""

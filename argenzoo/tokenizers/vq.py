@@ -8,7 +8,7 @@ from einops import rearrange
 from pydantic import Field
 from torch import Tensor, nn
 
-from argenzoo.protocols import TokenSpace
+from argenzoo.protocols import Terms, TokenSpace
 from argenzoo.rng import Draws
 from argenzoo.tokenizers.autoencoder import Autoencoder, AutoencoderConfig
 from argenzoo.tokenizers.scale import LatentScale
@@ -26,8 +26,6 @@ class VQ(nn.Module):
         dim: int = Field(8, ge=1)
         quantize: bool = True
         latent_scale: float | None = Field(None, description="1/std of the vectors; None: measured after training")
-        commitment: float = Field(0.25, ge=0)
-        entropy: float = Field(0.0, ge=0, description="weight of the entropy term")
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -71,19 +69,18 @@ class VQ(nn.Module):
         latent = self.autoencoder.encode(images).float()
         return F.normalize(rearrange(latent, "b c h w -> b (h w) c"), dim=-1)
 
-    def reconstruct(self, images: Tensor, rng: Draws | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-        """Training: (reconstruction, losses), straight through the codebook."""
+    def reconstruct(self, images: Tensor, rng: Draws | None = None) -> tuple[Tensor, Terms]:
+        """Training: (reconstruction, terms), straight through the codebook."""
         vectors = self.vectors(images)  # (B, N, C)
         distances = self._distances(vectors)  # (B, N, V)
         codes = self.embed(distances.argmin(-1))
-        losses = {
-            "codebook": F.mse_loss(codes, vectors.detach()),
-            "commitment": self.config.commitment * F.mse_loss(vectors, codes.detach()),
+        terms: Terms = {
+            "codebook": lambda: F.mse_loss(codes, vectors.detach()),
+            "commitment": lambda: F.mse_loss(vectors, codes.detach()),
+            "entropy": lambda: entropy_loss(-distances),
         }
-        if self.config.entropy:
-            losses["entropy"] = self.config.entropy * entropy_loss(-distances)
         straight = vectors + (codes - vectors).detach()
-        return self.autoencoder.decode(self._grid(straight)), losses
+        return self.autoencoder.decode(self._grid(straight)), terms
 
     def _distances(self, vectors: Tensor) -> Tensor:
         """(B, N, C) -> squared distances to all codes (B, N, V)."""

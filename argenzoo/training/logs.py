@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +48,14 @@ class Logs:
         self._bar.set_postfix_str(f"loss {figures['loss']:.4f} lr {figures['lr']:.2e} {figures['images_per_second']:.0f} img/s")
         self.write("train", step, figures)
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What is done inside does not count for the throughput."""
+        began = time.perf_counter()
+        yield
+        if self.active:
+            self._mark = self._mark[0] + time.perf_counter() - began, self._mark[1]
+
     def write(self, event: str, step: int, figures: dict[str, float]) -> None:
         """A line in the log, and points in TensorBoard."""
         if not self.active:
@@ -58,16 +69,22 @@ class Logs:
         if self.active:
             self._bar.write(text)
 
+    def abort(self) -> None:
+        """End the bar's line, so that what went wrong has one of its own."""
+        if self.active:
+            self._bar.close()
+            self._board.close()
+            self._file.close()
+
     def close(self, figures: dict[str, float]) -> None:
         if not self.active:
             return
         self._write({"event": "end", "seconds": round(time.perf_counter() - self.began, 1), **figures})
-        self._bar.close()
-        self._board.close()
-        self._file.close()
+        self.abort()
 
     def _write(self, entry: dict[str, Any]) -> None:
-        self._file.write(json.dumps(entry) + "\n")
+        plain = {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in entry.items()}
+        self._file.write(json.dumps(plain, allow_nan=False) + "\n")
         self._file.flush()
 
 

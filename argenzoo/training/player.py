@@ -47,7 +47,8 @@ class Player:
             group["lr"] = self.config.lr * factor
             group["weight_decay"] = decay if group["decays"] else 0.0
         clip = self.config.clip if self.config.clip is not None else float("inf")
-        norm = accelerator.clip_grad_norm_(self.prepared.parameters(), clip)
+        accelerator.unscale_gradients(self.optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(self.prepared.parameters(), clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.ema is not None:

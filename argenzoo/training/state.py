@@ -68,7 +68,7 @@ def resume(folder: Path, recipe: Recipe, task: Task, scaler: Any = None) -> int:
     saved = load_recipe(folder / RECIPE)
     for kind in ("tokenizer", "conditioner", "generator", "head"):
         ours, theirs = getattr(recipe, kind), getattr(saved, kind)
-        if (ours is None) != (theirs is None) or (ours is not None and not same_part(ours, theirs)):
+        if not same_part(ours, theirs):
             raise ArgenzooError(
                 f"{folder} is a checkpoint of recipe '{saved.name}' with another {kind}: use another train.out, or train.resume=false"
             )
@@ -92,6 +92,8 @@ def resume(folder: Path, recipe: Recipe, task: Task, scaler: Any = None) -> int:
 def same_part(ours: Any, theirs: Any) -> bool:
     """Whether two parts are the same but for what training writes into them."""
     written = {"latent_scale", "names"}
+    if ours is None or theirs is None:
+        return ours is theirs
     return ours.name == theirs.name and ours.config.model_dump(exclude=written) == theirs.config.model_dump(exclude=written)
 
 

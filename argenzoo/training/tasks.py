@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, Protocol, cast
 
@@ -36,8 +37,11 @@ class Task(Protocol):
     def pictures(self, examples: Tensor, labels: Tensor) -> Tensor:
         """A grid's pictures (R, columns, 3, H, W) in [0, 1], to look at while it trains."""
 
-    def finish(self, examples: Tensor, recipe: Recipe) -> Recipe:
-        """Before a checkpoint: what was measured goes into the weights and the recipe."""
+    def finish(self, examples: Iterable[Tensor], recipe: Recipe) -> Recipe:
+        """Before a checkpoint: what was measured on training pictures, batch by batch, goes into the weights and the recipe."""
+
+
+ENCODED_AT_ONCE = 32  # pictures: bounds the memory of the tokenizer's first level
 
 
 class GeneratorTask:
@@ -57,7 +61,8 @@ class GeneratorTask:
 
     @torch.no_grad()
     def inputs(self, pictures: Tensor, labels: Tensor, rng: Draws) -> tuple:
-        tokens = self.tokenizer.tokens(self.tokenizer.encode(pictures), rng)
+        stored = torch.cat([self.tokenizer.encode(part) for part in pictures.split(ENCODED_AT_ONCE)])
+        tokens = self.tokenizer.tokens(stored, rng)
         return self.tokenizer.context(tokens), tokens, labels, rng
 
     @torch.no_grad()
@@ -88,7 +93,7 @@ class GeneratorTask:
         made = model.generate(torch.cat([labels, labels]).cpu(), seed=0, indices=list(range(2 * count)))
         return made.view(2, count, *made.shape[1:])
 
-    def finish(self, examples: Tensor, recipe: Recipe) -> Recipe:
+    def finish(self, examples: Iterable[Tensor], recipe: Recipe) -> Recipe:
         return recipe
 
 
@@ -100,14 +105,15 @@ class TokenizerObjective(nn.Module):
         self.tokenizer, self.weights = tokenizer, weights
 
     def forward(self, pictures: Tensor, rng: Draws | None = None) -> dict[str, Tensor]:
-        """``loss``, every term unweighted, and the ``reconstruction`` (B, 3, H, W)."""
-        reconstruction, losses = self.tokenizer.reconstruct(pictures, rng)
-        losses = {**losses, "l1": F.l1_loss(reconstruction, pictures), "l2": F.mse_loss(reconstruction, pictures)}
-        unknown = next((term for term in self.weights if term not in losses), None)
+        """``loss``, its terms without their weights, and the ``reconstruction`` (B, 3, H, W)."""
+        reconstruction, terms = self.tokenizer.reconstruct(pictures, rng)
+        terms = {**terms, "l1": lambda: F.l1_loss(reconstruction, pictures), "l2": lambda: F.mse_loss(reconstruction, pictures)}
+        unknown = next((term for term in self.weights if term not in terms), None)
         if unknown is not None:
-            raise ArgenzooError(f"unknown term 'loss.{unknown}' for this tokenizer{suggestion(unknown, losses)}")
-        total = torch.stack([weight * losses[term] for term, weight in self.weights.items()]).sum()
-        return {"loss": total, **losses, "reconstruction": reconstruction}
+            raise ArgenzooError(f"unknown term 'loss.{unknown}' for this tokenizer{suggestion(unknown, terms)}")
+        values = {term: terms[term]() for term in self.weights}
+        total = torch.stack([weight * values[term] for term, weight in self.weights.items()]).sum()
+        return {"loss": total, **values, "reconstruction": reconstruction}
 
 
 class TokenizerTask:
@@ -165,12 +171,14 @@ class TokenizerTask:
         return (torch.stack([examples, made]).clamp(-1, 1) + 1) / 2
 
     @torch.no_grad()
-    def finish(self, examples: Tensor, recipe: Recipe) -> Recipe:
+    def finish(self, examples: Iterable[Tensor], recipe: Recipe) -> Recipe:
         """Measures the latent scale, unless the recipe fixes it."""
         if recipe.tokenizer.config.latent_scale is not None:
             return recipe
-        rng = Rng(0, range(len(examples)), "scale", examples.device)
         with evaluating(self._averaged):
-            self._averaged.scale.measure(self._averaged.vectors(examples, rng))
+            vectors = [
+                self._averaged.vectors(part, Rng(0, range(len(part)), "scale", part.device, step=i)) for i, part in enumerate(examples)
+            ]
+        self._averaged.scale.measure(torch.cat(vectors))
         self.tokenizer.scale.load_state_dict(self._averaged.scale.state_dict())
         return replace(recipe.with_part("tokenizer", latent_scale=self.tokenizer.scale.value))

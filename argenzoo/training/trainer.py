@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType, gather_object
 from torch import Tensor
 
 from argenzoo.checkpoint import checkpoints
@@ -50,6 +51,9 @@ def with_classes(recipe: Recipe, images: ImageSet) -> Recipe:
     return replace(recipe, conditioner=replace(recipe.conditioner, config=config))
 
 
+GROUP = 32  # pictures evaluated at a time
+
+
 class Trainer:
     """One run."""
 
@@ -63,6 +67,7 @@ class Trainer:
         self.steps = self.config.steps or math.ceil((self.config.epochs or 0) * len(kept) / self.config.batch_size)
         AcceleratorState._reset_state()  # Accelerate keeps it for the process: an earlier run may have had another precision
         self.accelerator = Accelerator(mixed_precision="no" if self.config.precision == "fp32" else self.config.precision)
+        self._refuse_unsupported()
         task = TokenizerTask if recipe.generator is None else GeneratorTask
         self.task: Task = task(recipe, self.steps, self.accelerator.device)
         size = self.task.tokenizer.image_size
@@ -91,7 +96,11 @@ class Trainer:
             self.logs.say(f"train.resume: no checkpoint in {self.out}, starting at step 0")
         if not len(self.held_out):
             self.logs.say("data.held_out is 0: nothing to evaluate on")
-        self._loop()
+        try:
+            self._loop()
+        except BaseException:
+            self.logs.abort()
+            raise
         parameters = sum(p.numel() for player in self.task.players for p in player.module.parameters())
         self.logs.close({"parameters": parameters, "steps": self.steps, **self.figures})
         return self.out
@@ -103,12 +112,17 @@ class Trainer:
             done = step + 1
             logged = done % self.config.log_every == 0 or done == self.steps
             self.logs.step(done, self._mean(figures) if logged else None)
-            if self._due(done, self.config.eval_every):
-                self._evaluate(done)
-            if self._due(done, self.config.sample_every):
-                self._sample(done)
-            if self._due(done, self.config.save_every):
-                self._save(done)
+            with self.logs.paused():
+                self._now_and_then(done)
+
+    def _now_and_then(self, done: int) -> None:
+        """What happens every so many steps: the checkpoint first, so that nothing that fails afterwards can lose it."""
+        if self._due(done, self.config.save_every):
+            self._save(done)
+        if self._due(done, self.config.eval_every):
+            self._evaluate(done)
+        if self._due(done, self.config.sample_every):
+            self._sample(done)
 
     def _step(self, step: int, batches: Any) -> dict[str, Tensor | float]:
         """One optimizer step of every player, over ``accumulate`` micro-batches; what it logs is their mean."""
@@ -141,25 +155,27 @@ class Trainer:
         return {name: float(self.accelerator.reduce(tensor, "mean")) for name, tensor in tensors.items()}
 
     def _evaluate(self, step: int) -> None:
-        """Held-out figures with fixed draws, shared out over the processes."""
+        """Held-out figures with fixed draws, in groups with one shared draw (MAR's mask ratio) each, dealt over the processes."""
         count = min(len(self.held_out), self.config.eval_samples)
         if count == 0:
             return
         began, rank, world = time.perf_counter(), self.accelerator.process_index, self.accelerator.num_processes
+        mine = [self._evaluate_group(group, count) for group in range(rank, math.ceil(count / GROUP), world)]
         totals: dict[str, tuple[Tensor, Tensor]] = {}
-        size = max(1, self.config.batch_size // (self.config.accumulate * world))
-        mine = list(range(rank, count, world))
-        for chunk in [mine[i : i + size] for i in range(0, len(mine), size)]:
-            pictures, labels = self._examples(self.held_out, chunk)
-            rng = Rng(self.config.seed, chunk, "evaluate", self.accelerator.device)
-            for name, (total, number) in self.task.evaluate(pictures, labels, rng).items():
+        for figures in gather_object(mine):
+            for name, (total, number) in figures.items():
                 old = totals.get(name, (0, 0))
                 totals[name] = old[0] + total, old[1] + number
-        reduced = {name: (self.accelerator.reduce(a), self.accelerator.reduce(b)) for name, (a, b) in totals.items()}
-        self.figures = {f"held_out_{name}": value for name, value in self.task.summary(reduced).items()}
+        self.figures = {f"held_out_{name}": value for name, value in self.task.summary(totals).items()}
         self.logs.write("held_out", step, {**self.figures, "seconds": time.perf_counter() - began})
         main = {name: value for name, value in self.figures.items() if "/" not in name}
         self.logs.say(f"step {step}: " + ", ".join(f"{name} {value:.4f}" for name, value in main.items()))
+
+    def _evaluate_group(self, group: int, count: int) -> dict[str, tuple[Tensor, Tensor]]:
+        chosen = list(range(group * GROUP, min((group + 1) * GROUP, count)))
+        pictures, labels = self._examples(self.held_out, chosen)
+        rng = Rng(0, chosen, "evaluate", self.accelerator.device, step=group)
+        return {name: (total.cpu(), number.cpu()) for name, (total, number) in self.task.evaluate(pictures, labels, rng).items()}
 
     def _sample(self, step: int) -> None:
         if self.accelerator.is_main_process:
@@ -169,7 +185,9 @@ class Trainer:
         self.accelerator.wait_for_everyone()
 
     def _save(self, step: int) -> None:
-        recipe = self.task.finish(self._examples(self.training, list(range(min(256, len(self.training)))))[0], self.recipe)
+        chosen = range(min(256, len(self.training)))
+        parts = (self._examples(self.training, list(chosen[i : i + GROUP]))[0] for i in range(0, len(chosen), GROUP))
+        recipe = self.task.finish(parts, self.recipe)
         if self.accelerator.is_main_process:
             save(self.out / f"step_{step:07d}", recipe, self.task, step, self.accelerator.scaler)
         self.accelerator.wait_for_everyone()
@@ -198,6 +216,15 @@ class Trainer:
         """Every so many steps, and after the last."""
         return done == self.steps or (every is not None and done % every == 0)
 
+    def _refuse_unsupported(self) -> None:
+        kind = self.accelerator.distributed_type
+        if kind not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):
+            raise ArgenzooError(f"training under {kind.value} is not supported yet: use plain data parallelism")
+        if self.config.precision == "fp16" and self.accelerator.device.type == "cpu":
+            raise ArgenzooError("train.precision fp16 needs a GPU: use train.precision=bf16 or fp32")
+
     def _refuse_overwriting(self) -> None:
+        if self.out.exists() and not self.out.is_dir():
+            raise ArgenzooError(f"train.out {self.out} is a file: name a folder")
         if checkpoints(self.out) and not self.config.resume:
             raise ArgenzooError(f"{self.out} holds checkpoints already: set train.resume=true to go on, or another train.out")
