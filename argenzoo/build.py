@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from argenzoo.checkpoint import EMA, MODEL, RECIPE, TOKENIZER, load_strict, read_weights, resolve, sha256
+from argenzoo.checkpoint import EMA, MODEL, RECIPE, TOKENIZER, load_strict, read_about, read_weights, resolve, sha256
 from argenzoo.errors import ArgenzooError, suggestion
 from argenzoo.model import ARModel, ARNetwork
 from argenzoo.recipe import Part, Recipe, list_models, load_recipe, recipe_folder
@@ -45,7 +46,7 @@ def build_tokenizer(source: str | Path | Recipe, overrides: dict[str, Any] | Non
     recipe, folder = find(source, overrides)
     part = recipe.tokenizer
     if folder is not None and recipe.generator is None:
-        part = replace(part, weights=str(weights_in(folder)))
+        part = replace(part, weights=str(weights_in(folder)), sha256=None)
     tokenizer = make_tokenizer(part)
     if part.weights is not None:
         load_tokenizer(tokenizer, part)
@@ -60,6 +61,8 @@ def find(source: str | Path | Recipe, overrides: dict[str, Any] | None = None) -
         return source, None
     if Path(source).is_dir():
         folder = resolve(source)
+        if "tokenizer.weights" in (overrides or {}):
+            raise ArgenzooError(f"tokenizer.weights can't be overridden: {folder} holds the tokenizer that it was trained with")
         recipe = load_recipe(folder / RECIPE, overrides)
         if recipe.generator is not None:  # its tokenizer lies beside it
             recipe = replace(recipe, tokenizer=replace(recipe.tokenizer, weights=str(folder / TOKENIZER)))
@@ -101,7 +104,32 @@ def load_tokenizer(tokenizer: nn.Module, part: Part) -> None:
             f"{path} is another tokenizer than this checkpoint was trained with: "
             f"its SHA-256 is {sha256(path)}, the recipe says {part.sha256}"
         )
+    check_trained_as(part, path)
     load_strict(tokenizer, state, f"tokenizer {path}")
+    check_scale(part, tokenizer, path)
+
+
+FREE = {"quantize", "patch_size", "latent_scale"}  # what a generator's recipe may choose over the same weights
+
+
+def check_trained_as(part: Part, path: Path) -> None:
+    """Raises ArgenzooError where the file says that it was trained under other settings: not all of them change a shape."""
+    trained = json.loads(read_about(path).get("tokenizer", "{}"))
+    ours = part.dump()
+    for key, value in trained.items():
+        if key not in FREE and ours.get(key, value) != value:
+            raise ArgenzooError(
+                f"tokenizer {path} does not fit this recipe: it was trained with tokenizer.{key} {value}, the recipe says {ours[key]}"
+            )
+
+
+def check_scale(part: Part, tokenizer: Any, path: Path) -> None:
+    """Raises ArgenzooError where the recipe fixes another latent scale than the one that was measured with the weights."""
+    fixed, measured = getattr(part.config, "latent_scale", None), tokenizer.scale.factors.detach().cpu()
+    if fixed is not None and not torch.allclose(torch.tensor(fixed, device="cpu"), measured, rtol=1e-3):
+        raise ArgenzooError(
+            f"tokenizer.latent_scale {fixed} is not the one that {path} was saved with, {measured.tolist()}: leave it out, or null"
+        )
 
 
 def weights_in(folder: Path) -> Path:

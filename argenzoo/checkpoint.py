@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -63,6 +63,12 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (SafetensorError, OSError) as error:
         raise ArgenzooError(f"{path} is truncated or no safetensors file ({' '.join(str(error).split())})") from None
+
+
+def read_about(path: Path) -> dict[str, str]:
+    """The metadata that ``save_weights`` wrote; empty for a file from elsewhere."""
+    with safe_open(path, framework="pt") as file:
+        return file.metadata() or {}
 
 
 def load_strict(module: nn.Module, state: dict[str, Tensor], what: str, assign: bool = True) -> None:

@@ -26,11 +26,21 @@ def test_six_cells():
     assert pairs >= {(generator, head) for generator in ("raster", "var", "mar") for head in ("cross_entropy", "diffusion")}
 
 
-@pytest.mark.parametrize("name", CELLS)
-def test_every_parameter_learns(name: str):
-    model = tiny_model(name, {"conditioner.dropout": 0.5}).train()
+TEXT = {"conditioner": {"name": "text_features", "feature_dim": 12, "num_tokens": 3, "dropout": 0.5}}
+VARIANTS = [
+    *((name, {"conditioner.dropout": 0.5}) for name in CELLS),
+    *((name, TEXT) for name in CELLS),
+    *((name, {"generator.order": "random"}) for name in CELLS if "raster" in name),
+    *((name, {"generator.shared_adaln": True, "generator.qk_norm": False}) for name in CELLS if "var" in name),
+]
+
+
+@pytest.mark.parametrize(("name", "overrides"), VARIANTS)
+def test_every_parameter_learns(name: str, overrides: dict):
+    model = tiny_model(name, overrides).train()
+    condition = (Rng(0, range(4)).normal(3, 12), torch.ones(4, 3)) if overrides is TEXT else LABELS
     for step in range(4):  # one draw of MAR's mask may hide everything
-        model.loss(images(), LABELS, Rng(0, range(4), step=step)).backward()
+        model.loss(images(), condition, Rng(0, range(4), step=step)).backward()
     silent = [key for key, parameter in model.network.named_parameters() if parameter.grad is None or not parameter.grad.abs().sum()]
     assert not silent, f"no gradient for {silent}"
     assert not any(parameter.requires_grad for parameter in model.tokenizer.parameters())

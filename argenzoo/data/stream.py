@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from argenzoo.errors import ArgenzooError
 from argenzoo.rng import philox
@@ -50,16 +51,27 @@ class Stream(Sampler[list[tuple[int, int]]]):
         return int(self._order[offset])
 
 
-class Keyed(Dataset[tuple[Any, int, int]]):
+class Keyed(Dataset[Any]):
     """Returns the draw beside the sample, for the random numbers that depend on it."""
 
     def __init__(self, views: Any) -> None:
         self.views = views
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Any, int, int]:
-        return *self.views[key], key[1]
+    def __getitem__(self, key: tuple[int, int]) -> Any:
+        try:
+            return *self.views[key], key[1]
+        except ArgenzooError as error:  # a worker process would wrap it in its traceback
+            return error
 
 
-def loader(views: Any, stream: Stream, workers: int) -> DataLoader:
-    """Micro-batches (pictures, labels, draws)."""
-    return DataLoader(Keyed(views), batch_sampler=stream, num_workers=workers, persistent_workers=workers > 0, pin_memory=False)
+def collate(items: list[Any]) -> Any:
+    """A batch, or the first item's error, to be raised by ``batches``."""
+    return next((item for item in items if isinstance(item, ArgenzooError)), None) or default_collate(items)
+
+
+def batches(views: Any, stream: Stream, workers: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Micro-batches (pictures, labels, draws). Raises ArgenzooError on a corrupt picture, in whichever process it was found."""
+    for batch in DataLoader(Keyed(views), batch_sampler=stream, num_workers=workers, collate_fn=collate):
+        if isinstance(batch, ArgenzooError):
+            raise batch
+        yield tuple(batch)

@@ -94,7 +94,7 @@ class MAR(nn.Module):
 
     def order(self, batch: int, known: Tensor | None = None, rng: Draws | None = None, options: Sampling | None = None) -> Iterator[Tensor]:
         """Sets (B, n), ascending, of a random permutation of the unknown positions; sizes by the cosine schedule."""
-        steps = (options or self.Sampling()).num_steps or max(1, self.space.num_tokens // 4)
+        steps = (options.num_steps if options else None) or max(1, self.space.num_tokens // 4)
         order = (rng or GlobalRng(batch, self.mask_token.device)).permutation(self.space.num_tokens)
         unknown = self.space.num_tokens
         if known is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -22,13 +23,14 @@ def save(folder: Path, recipe: Recipe, task: Task, step: int, scaler: Any = None
     main, *others = task.players
 
     def write(path: Path) -> None:
-        facts = {**about(), "recipe": recipe.name, "step": str(step)}
+        kind = {"tokenizer": json.dumps(replace(recipe.tokenizer, weights=None, sha256=None).dump())}
+        facts = {**about(), "recipe": recipe.name, "step": str(step), **(kind if recipe.generator is None else {})}
         save_weights(path / MODEL, weights_of(main, averaged=False), facts)
         if main.ema is not None:
             save_weights(path / EMA, weights_of(main, averaged=True), facts)
         saved = recipe
         if recipe.generator is not None:
-            save_weights(path / TOKENIZER, task.tokenizer.state_dict(), facts)
+            save_weights(path / TOKENIZER, task.tokenizer.state_dict(), {**about(), **kind})
             saved = with_tokenizer(recipe, path / TOKENIZER)
         (path / RECIPE).write_text(saved.yaml(), encoding="utf-8")
         (path / STATE).mkdir()
@@ -72,6 +74,12 @@ def resume(folder: Path, recipe: Recipe, task: Task, scaler: Any = None) -> int:
             raise ArgenzooError(
                 f"{folder} is a checkpoint of recipe '{saved.name}' with another {kind}: use another train.out, or train.resume=false"
             )
+    if saved.train is not None and recipe.train is not None:
+        for key in ("seed", "batch_size"):
+            if getattr(saved.train, key) != getattr(recipe.train, key):
+                raise ArgenzooError(f"{folder} was trained with train.{key} {getattr(saved.train, key)}: the data's order depends on it")
+    if recipe.generator is not None:
+        same_tokenizer(folder / TOKENIZER, task)
     main, *others = task.players
     load_into(getattr(main.module, "tokenizer", main.module), folder / MODEL)
     if main.ema is not None:
@@ -83,7 +91,7 @@ def resume(folder: Path, recipe: Recipe, task: Task, scaler: Any = None) -> int:
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise ArgenzooError(f"{folder / STATE / 'run.pt'} is missing or truncated ({' '.join(str(error).split())[:120]})") from None
     for player in task.players:
-        player.optimizer.load_state_dict(state["optimizers"][player.name])
+        load_optimizer(player, state["optimizers"][player.name], folder)
     if scaler is not None and state["scaler"] is not None:
         scaler.load_state_dict(state["scaler"])
     return state["step"]
@@ -95,6 +103,26 @@ def same_part(ours: Any, theirs: Any) -> bool:
     if ours is None or theirs is None:
         return ours is theirs
     return ours.name == theirs.name and ours.config.model_dump(exclude=written) == theirs.config.model_dump(exclude=written)
+
+
+def same_tokenizer(path: Path, task: Task) -> None:
+    """Raises ArgenzooError where the run goes on with another tokenizer than it began with."""
+    theirs, ours = read_weights(path), task.tokenizer.state_dict()
+    if theirs.keys() != ours.keys() or any(not torch.equal(tensor, ours[key].cpu()) for key, tensor in theirs.items()):
+        raise ArgenzooError(f"tokenizer.weights is another tokenizer than {path.parent} was trained with: set it to {path}")
+
+
+def load_optimizer(player: Player, state: dict[str, Any], folder: Path) -> None:
+    """The moments; the settings are the recipe's. Raises ArgenzooError where the parameter groups differ."""
+    betas = [group["betas"] for group in player.optimizer.param_groups]
+    try:
+        player.optimizer.load_state_dict(state)
+    except ValueError as error:
+        raise ArgenzooError(
+            f"{folder} was trained with other optimizer groups, see train.no_decay ({' '.join(str(error).split())})"
+        ) from None
+    for group, ours in zip(player.optimizer.param_groups, betas, strict=True):
+        group["betas"] = ours
 
 
 def load_into(module: torch.nn.Module, path: Path) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from argenzoo.checkpoint import checkpoints
 from argenzoo.data.images import ImageSet, Views, split, to_unit
-from argenzoo.data.stream import Stream, loader
+from argenzoo.data.stream import Stream, batches
 from argenzoo.errors import ArgenzooError
 from argenzoo.grids import save_grid
 from argenzoo.recipe import Recipe
@@ -106,9 +106,9 @@ class Trainer:
         return self.out
 
     def _loop(self) -> None:
-        batches = iter(loader(self.training, self._stream(), self.config.workers))
+        stream = batches(self.training, self._stream(), self.config.workers)
         for step in range(self.start, self.steps):
-            figures = self._step(step, batches)
+            figures = self._step(step, stream)
             done = step + 1
             logged = done % self.config.log_every == 0 or done == self.steps
             self.logs.step(done, self._mean(figures) if logged else None)
@@ -124,11 +124,12 @@ class Trainer:
         if self._due(done, self.config.sample_every):
             self._sample(done)
 
-    def _step(self, step: int, batches: Any) -> dict[str, Tensor | float]:
+    def _step(self, step: int, stream: Iterator[tuple[Tensor, Tensor, Tensor]]) -> dict[str, Tensor | float]:
         """One optimizer step of every player, over ``accumulate`` micro-batches; what it logs is their mean."""
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
+        inputs = [self._inputs(step, *next(stream)) for _ in range(self.config.accumulate)]
+        # after the loader, which draws from torch's stream too when it starts
         torch.manual_seed(int(philox(self.config.seed, "dropout", step * world + rank).integers(2**63)))
-        inputs = [self._inputs(step, *next(batches)) for _ in range(self.config.accumulate)]
         figures: dict[str, Tensor | float] = {}
         for player in self.task.players:
             player.prepared.train()
