@@ -29,14 +29,15 @@ from argenzoo.versions import about
 
 CELLS = {"fruit_raster": "fruit_vq", "fruit_var": "fruit_msvq", "fruit_mar": "fruit_kl"}
 MORE_CELLS = {"fruit_raster_diffusion": "fruit_kl", "fruit_var_diffusion": "fruit_msvq", "fruit_mar_ce": "fruit_vq"}
-SCALE, GAP, MARGIN = 2, 2, 92  # pixels: enlargement, gap, and the margin for the rows' names
+SCALE, GAP, MARGIN, HEADER = 2, 2, 92, 28  # pixels: enlargement, gap, and what the names of rows and columns take
 
 
 @dataclass
 class Result:
-    """What one cell has to show: pictures (classes, 3, H, W) in [0, 1], and a row of the table."""
+    """What one cell has to show: rows of pictures (classes, 3, H, W) in [0, 1], and a row of the table."""
 
     name: str
+    classes: tuple[str, ...]
     rows: dict[str, Tensor]
     table: dict[str, str]
 
@@ -91,7 +92,8 @@ def show(run: Path, tokenizer_run: Path) -> Result:
     made = model.generate(labels, seed=0)
     seconds = (time.perf_counter() - began) / len(labels)
     rows = {"real": (real + 1) / 2, "reconstructed": rebuilt, "generated": made, "nearest": nearest(made, (training + 1) / 2)}
-    return Result(run.name, rows, table_row(model, run, tokenizer_run, seconds))
+    names = model.conditioner.config.names
+    return Result(run.name, tuple(names[label] for label in labels.tolist()), rows, table_row(model, run, tokenizer_run, seconds))
 
 
 def pictures(model: ARModel) -> tuple[Tensor, Tensor, Tensor]:
@@ -145,10 +147,12 @@ def comparison(results: list[Result]) -> np.ndarray:
     count, _, height, width = results[0].rows["real"].shape
     step_x, step_y, title = width * SCALE + GAP, height * SCALE + GAP, 18
     block = title + len(results[0].rows) * step_y
-    canvas = Image.new("RGB", (MARGIN + count * step_x, block * len(results)), "white")
+    canvas = Image.new("RGB", (MARGIN + count * step_x, HEADER + block * len(results)), "white")
     draw = ImageDraw.Draw(canvas)
+    for column, name in enumerate(results[0].classes):
+        draw.multiline_text((MARGIN + column * step_x, 2), name.replace("-", "\n", 1), fill="black", spacing=1)
     for number, result in enumerate(results):
-        top = number * block
+        top = HEADER + number * block
         draw.text((4, top + 3), f"{result.table['cell']}   ({result.table['tokenizer']})", fill="black")
         for row, (name, made) in enumerate(result.rows.items()):
             y = top + title + row * step_y

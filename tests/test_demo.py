@@ -37,7 +37,7 @@ def test_demo(tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch):
         assert cell in table
     picture = Image.open(tmp_path / "demo" / "comparison.png")
     assert picture.text["argenzoo"]
-    assert picture.height == 3 * (18 + 4 * (2 * 16 + 2))
+    assert picture.size == (92 + 2 * (2 * 16 + 2), 28 + 3 * (18 + 4 * (2 * 16 + 2)))
     cells = json.loads((tmp_path / "demo" / "comparison.json").read_text())["cells"]
     assert set(cells) == {"fruit_raster", "fruit_var", "fruit_mar"}
     assert cells["fruit_mar"]["accuracy"] == "-"

@@ -46,7 +46,7 @@ def sample(
         raise ArgenzooError(f"{folder} holds samples already: choose another --out, or --overwrite")
     if (guidance is not None and guidance < 0) or batch < 1 or seed < 0:
         raise ArgenzooError("--guidance and --seed can't be negative, --batch must be at least 1")
-    recipe, source = find(checkpoint)
+    _, source = find(checkpoint)
     if source is None:
         raise ArgenzooError(f"'{checkpoint}' is a recipe, not a checkpoint: train it first, then sample from its run folder")
     model = build_model(source, device=checked_device(device))
@@ -55,19 +55,28 @@ def sample(
     if count < 1:
         raise ArgenzooError(f"--num must be at least 1, got {count}")
     labels = [chosen[i % len(chosen)] for i in range(count)]
-    options = model.sampling.override({**(sampling or {}), **({} if guidance is None else {"guidance": guidance})})
-    model.sampling = options
+    model.sampling = model.sampling.override({**(sampling or {}), **({} if guidance is None else {"guidance": guidance})})
     began = time.perf_counter()
     pictures = sample_all(model, labels, seed, batch)
-    weights = weights_in(source)
-    seconds = time.perf_counter() - began
-    made = {
-        "num": count, "seed": seed, "labels": labels, "sampling": options.dump(), "recipe": recipe.name, "checkpoint": str(source),
-        "weights": weights.name, "weights_sha256": sha256(weights), "tokenizer_sha256": recipe.tokenizer.sha256,
-        "rounding": "round(255 x)", "device": str(next(model.parameters()).device), "seconds": round(seconds, 3), **about(),
-    }  # fmt: skip
+    made = {"num": count, "seed": seed, "labels": labels, "seconds": round(time.perf_counter() - began, 3), **how_made(model, source)}
     write(folder, pictures, labels, chosen, made)
     return made
+
+
+def how_made(model: ARModel, source: Path) -> dict[str, Any]:
+    """What a picture depends on besides seed and label: recipe, weights, options, rounding, software."""
+    weights = weights_in(source)
+    return {
+        "recipe": model.recipe.name,
+        "checkpoint": str(source),
+        "weights": weights.name,
+        "weights_sha256": sha256(weights),
+        "tokenizer_sha256": model.recipe.tokenizer.sha256,
+        "sampling": model.sampling.dump(),
+        "rounding": "round(255 x)",
+        "device": str(next(model.parameters()).device),
+        **about(),
+    }
 
 
 def sample_all(model: ARModel, labels: list[int], seed: int, batch: int) -> Tensor:

@@ -83,6 +83,8 @@ class Trainer:
         saved = checkpoints(self.out)
         if saved:
             self.start = resume(saved[-1], self.recipe, self.task, self.accelerator.scaler)
+        if self.start >= self.steps:
+            return self.out
         facts = {
             **about(),
             "recipe": self.recipe.dump(),
