@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 from argenzoo.errors import ArgenzooError
-from argenzoo.recipe import Recipe, list_models, load_recipe, parse_overrides, recipe_path
+from argenzoo.recipe import Recipe, describe, list_models, load_recipe, parse_overrides
 from argenzoo.versions import __version__
 
 EXAMPLES = """examples:
@@ -54,6 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ArgenzooError as error:
         print(f"argenzoo: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader, head say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         print("argenzoo: interrupted", file=sys.stderr)
         return 130
@@ -108,10 +111,8 @@ def sample_command(arguments: argparse.Namespace) -> None:
 
 def list_command(arguments: argparse.Namespace) -> None:
     for name in list_models():
-        recipe = load_recipe(name)
-        parts = [part.name for part in (recipe.tokenizer, recipe.generator, recipe.head) if part is not None]
-        first = recipe_path(name).read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
-        print(f"{name:24} {' + '.join(parts):38} {first}")
+        parts, about = describe(name)
+        print(f"{name:24} {' + '.join(parts):38} {about}")
 
 
 def show_command(arguments: argparse.Namespace) -> None:

@@ -115,6 +115,14 @@ def list_models() -> list[str]:
     return sorted(path.stem for path in recipe_folder().glob("*.yaml"))
 
 
+def describe(name: str) -> tuple[list[str], str]:
+    """(the parts' names, the first line of the comment) of a recipe, read without loading any part."""
+    text = recipe_path(name).read_text(encoding="utf-8")
+    values = yaml.safe_load(text)
+    parts = [values[kind]["name"] for kind in ("tokenizer", "generator", "head") if kind in values]
+    return parts, text.splitlines()[0].lstrip("# ")
+
+
 def load_recipe(source: str | Path, overrides: dict[str, Any] | None = None) -> Recipe:
     """A recipe by name, or from a YAML file.
 
