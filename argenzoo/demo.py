@@ -55,8 +55,9 @@ def demo(out: str | Path, every_cell: bool = False, say: Callable[[str], object]
     results = []
     for name, tokenizer in cells.items():
         overrides = {"train.out": str(folder / name), "train.resume": True, "tokenizer.weights": str(folder / tokenizer)}
-        train_once(load_recipe(name, overrides), say)
-        results.append(show(folder / name, folder / tokenizer))
+        recipe = load_recipe(name, overrides)
+        train_once(recipe, say)
+        results.append(show(recipe, folder / name, folder / tokenizer))
     facts = {**about(), "recipes": ", ".join(cells), "seed": "0"}
     save_png(comparison(results), folder / "comparison.png", facts)
     text = markdown(results)
@@ -82,9 +83,10 @@ def train_once(recipe: Recipe, say: Callable[[str], object]) -> None:
 
 
 @torch.no_grad()
-def show(run: Path, tokenizer_run: Path) -> Result:
+def show(recipe: Recipe, run: Path, tokenizer_run: Path) -> Result:
     """One picture a class: real (held out), reconstructed, generated, and the generated one's nearest training picture."""
-    model = build_model(run)
+    assert recipe.sampling is not None
+    model = build_model(run, {"sampling": recipe.sampling.dump()})  # sampled as the recipe says today
     real, labels, training = pictures(model)
     tokens = model.tokenizer.tokens(model.tokenizer.encode(real))
     rebuilt = (model.tokenizer.decode(tokens).clamp(-1, 1) + 1) / 2
