@@ -109,12 +109,15 @@ def load_tokenizer(tokenizer: nn.Module, part: Part) -> None:
     check_scale(part, tokenizer, path)
 
 
-FREE = {"quantize", "patch_size", "latent_scale"}  # what a generator's recipe may choose over the same weights
+FREE = {"quantize", "patch_size", "latent_scale", "image_size"}  # what a generator's recipe may choose over the same weights
 
 
 def check_trained_as(part: Part, path: Path) -> None:
     """Raises ArgenzooError where the file says that it was trained under other settings: not all of them change a shape."""
-    trained = json.loads(read_about(path).get("tokenizer", "{}"))
+    try:
+        trained = dict(json.loads(read_about(path).get("tokenizer", "{}")))
+    except ValueError:  # somebody else's metadata under our key
+        trained = {}
     ours = part.dump()
     for key, value in trained.items():
         if key not in FREE and ours.get(key, value) != value:

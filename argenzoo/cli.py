@@ -8,6 +8,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from argenzoo.errors import ArgenzooError
 from argenzoo.recipe import Recipe, describe, list_models, load_recipe, parse_overrides
 from argenzoo.versions import __version__
@@ -55,8 +57,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ArgenzooError as error:
         print(f"argenzoo: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except torch.OutOfMemoryError as error:
+        print(f"argenzoo: error: out of memory ({str(error).splitlines()[0]}): use a smaller batch", file=sys.stderr)
+        return 2
     except BrokenPipeError:  # the reader, head say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        print(f"argenzoo: error: {error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("argenzoo: interrupted", file=sys.stderr)
         return 130

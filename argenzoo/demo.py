@@ -22,7 +22,7 @@ from argenzoo.model import ARModel
 from argenzoo.recipe import Recipe, load_recipe
 from argenzoo.registry import datasets
 from argenzoo.summary import parameters_by_part
-from argenzoo.training.logs import read_log
+from argenzoo.training.logs import ended, read_log
 from argenzoo.training.state import same_part
 from argenzoo.training.trainer import train
 from argenzoo.versions import about
@@ -58,7 +58,7 @@ def demo(out: str | Path, every_cell: bool = False, say: Callable[[str], object]
         recipe = load_recipe(name, overrides)
         train_once(recipe, say)
         results.append(show(recipe, folder / name, folder / tokenizer))
-    facts = {**about(), "recipes": ", ".join(cells), "seed": "0"}
+    facts = {**about(), "recipes": ", ".join(cells), "seed": "0", "device": "cuda" if torch.cuda.is_available() else "cpu"}
     save_png(comparison(results), folder / "comparison.png", facts)
     text = markdown(results)
     (folder / "comparison.md").write_text(text, encoding="utf-8")
@@ -71,23 +71,32 @@ def train_once(recipe: Recipe, say: Callable[[str], object]) -> None:
     """Nothing where the run is finished."""
     assert recipe.train is not None
     out = Path(recipe.train.out or "")
-    done = [int(path.name.removeprefix("step_")) for path in checkpoints(out)]
-    if recipe.train.steps in done:
-        saved = load_recipe(checkpoints(out)[-1] / RECIPE)
-        if any(not same_part(getattr(recipe, kind), getattr(saved, kind)) for kind in ("tokenizer", "generator", "head", "data")):
-            raise ArgenzooError(f"{out} was made by an earlier version of recipe '{recipe.name}': remove it, or choose another --out")
+    saved = checkpoints(out)
+    if saved:
+        check_same(recipe, load_recipe(saved[-1] / RECIPE), out)
+    if saved and saved[-1].name == f"step_{recipe.train.steps:07d}" and ended(out):
         say(f"{recipe.name}: trained already")
         return
     say(f"{recipe.name}: {recipe.train.steps} steps of {recipe.train.batch_size}")
     train(recipe)
 
 
+def check_same(recipe: Recipe, saved: Recipe, out: Path) -> None:
+    """Raises ArgenzooError where a run in ``out`` was made by a recipe with other parts or another training."""
+    parts = all(same_part(getattr(recipe, kind), getattr(saved, kind)) for kind in ("tokenizer", "generator", "head", "data"))
+    exempt = {"out", "resume"}
+    training = recipe.train and saved.train and recipe.train.model_dump(exclude=exempt) == saved.train.model_dump(exclude=exempt)
+    if not (parts and training and recipe.loss == saved.loss):
+        raise ArgenzooError(f"{out} was made by an earlier version of recipe '{recipe.name}': remove it, or choose another --out")
+
+
 @torch.no_grad()
 def show(recipe: Recipe, run: Path, tokenizer_run: Path) -> Result:
     """One picture a class: real (held out), reconstructed, generated, and the generated one's nearest training picture."""
     assert recipe.sampling is not None
-    model = build_model(run, {"sampling": recipe.sampling.dump()})  # sampled as the recipe says today
-    real, labels, training = pictures(model)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = build_model(run, {"sampling": recipe.sampling.dump()}, device)  # sampled as the recipe says today
+    real, labels, training = (part.to(device) for part in pictures(model))
     tokens = model.tokenizer.tokens(model.tokenizer.encode(real))
     rebuilt = (model.tokenizer.decode(tokens).clamp(-1, 1) + 1) / 2
     began = time.perf_counter()
@@ -95,6 +104,7 @@ def show(recipe: Recipe, run: Path, tokenizer_run: Path) -> Result:
     seconds = (time.perf_counter() - began) / len(labels)
     rows = {"real": (real + 1) / 2, "reconstructed": rebuilt, "generated": made, "nearest": nearest(made, (training + 1) / 2)}
     names = model.conditioner.config.names
+    rows = {name: row.cpu() for name, row in rows.items()}
     return Result(run.name, tuple(names[label] for label in labels.tolist()), rows, table_row(model, run, tokenizer_run, seconds))
 
 
@@ -123,7 +133,7 @@ def table_row(model: ARModel, run: Path, tokenizer_run: Path, seconds: float) ->
     """The cells of the table, as text."""
     counts = parameters_by_part(model.recipe)
     ends = {path: [entry for entry in read_log(path) if entry["event"] == "end"] for path in (run, tokenizer_run)}
-    spent = {path: sum(entry["seconds"] for entry in entries) for path, entries in ends.items()}
+    spent = {path: sum(entry["seconds"] for entry in read_log(path) if entry["event"] in ("end", "stopped")) for path in ends}
     last = ends[run][-1]
     return {
         "cell": f"{model.recipe.generator.name} + {model.recipe.head.name}",

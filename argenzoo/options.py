@@ -27,7 +27,7 @@ class SamplingOptions:
         order, head_options = values.pop("order", None) or {}, values.pop("head", None) or {}
         unknown = next((key for key in values if key not in Guidance.model_fields), None)
         if unknown is not None:
-            raise ArgenzooError(f"unknown key '{where}.{unknown}'{suggestion(unknown, [*Guidance.model_fields, 'order', 'head'])}")
+            raise ArgenzooError(f"unknown key '{where}.{unknown}'{suggestion(str(unknown), [*Guidance.model_fields, 'order', 'head'])}")
         return SamplingOptions(
             Guidance.parse(values, where),
             generator.Sampling.parse(order, f"{where}.order"),

@@ -100,7 +100,7 @@ class Recipe:
         return replace(self, **{kind: replace(part, config=part.config.model_copy(update=changes))})
 
 
-EITHER = {"train.steps": "epochs", "train.epochs": "steps"}  # naming one replaces the other
+REPLACES = {"train.steps": "epochs", "train.epochs": "steps", "tokenizer.weights": "sha256"}  # naming one drops the other
 SECTIONS = ("name", "tokenizer", "conditioner", "generator", "head", "sampling", "loss", "data", "train")
 
 
@@ -136,18 +136,23 @@ def load_recipe(source: str | Path, overrides: dict[str, Any] | None = None) -> 
     path = recipe_path(source)
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise ArgenzooError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise ArgenzooError(f"{path} is no recipe: expected sections {', '.join(SECTIONS)}")
     values.setdefault("name", path.stem)
-    for key, value in sorted((overrides or {}).items(), key=lambda pair: not pair[0].endswith(".name")):  # names first
+    for key, value in sorted((overrides or {}).items(), key=override_order):
         override(values, key, value)
     recipe = parse_recipe(values)
     beside = path.parent / (recipe.tokenizer.weights or "")
     if recipe.tokenizer.weights and "tokenizer.weights" not in (overrides or {}) and beside.is_file():  # a checkpoint's own tokenizer
         recipe = replace(recipe, tokenizer=replace(recipe.tokenizer, weights=str(beside)))
     return recipe
+
+
+def override_order(pair: tuple[str, Any]) -> int:
+    """Names first, since naming another part drops the old one's keys; a hash last, since naming weights drops it."""
+    return 0 if pair[0].endswith(".name") else 2 if pair[0].endswith(".sha256") else 1
 
 
 def recipe_path(source: str | Path) -> Path:
@@ -182,8 +187,8 @@ def override(values: dict[str, Any], key: str, value: Any) -> None:
         if not isinstance(target, dict):
             raise ArgenzooError(f"'{key}': '{parent}' is a value, not a section")
     target[last] = value
-    if key in EITHER:
-        target.pop(EITHER[key], None)
+    if key in REPLACES:
+        target.pop(REPLACES[key], None)
 
 
 def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
@@ -195,7 +200,7 @@ def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
             raise ArgenzooError(f"'{pair}' is no key=value")
         try:
             out[key] = yaml.safe_load(text) if text else None
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError):
             raise ArgenzooError(f"'{pair}': the value is no YAML") from None
     return out
 

@@ -20,7 +20,7 @@ from argenzoo.errors import ArgenzooError, suggestion
 class Config(BaseModel):
     """Base of every part's configuration: immutable, typed, unknown keys are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @classmethod
     def parse(cls, values: dict[str, Any], where: str) -> Self:

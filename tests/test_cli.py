@@ -108,6 +108,8 @@ def test_list_and_show(capsys: pytest.CaptureFixture[str]):
         (["show", "train.lr=1"], "name a recipe"),
         (["show", "recipe=mar_b", "head.width=[1"], "the value is no YAML"),
         (["show", "recipe=mar_b", "sampling=5"], "expected a section"),
+        (["show", "recipe=mar_b", "train.out=2024-13-45"], "the value is no YAML"),
+        (["show", "recipe=mar_b", "train.epochs=.inf"], "train.epochs"),
         (["show", "recipe=mar_b", "tokenizer.weights=5"], "expected text, got 5"),
         (["show", "recipe=mar_b", "tokenizer.patch_size=2"], "num_steps 256 is more than the 64 tokens"),
         (["train", "recipe=llamagen_b_256"], "data.path is not set"),
@@ -125,6 +127,7 @@ def test_bad_input(argv: list[str], words: str, capsys: pytest.CaptureFixture[st
     [
         (["--classes", "7"], "label 7 is out of range: this model has 2 classes, 0 to 1"),
         (["--classes", "-1"], "label -1 is out of range"),
+        (["--classes", "²"], "unknown class '²'"),
         (["--classes", "gren"], "unknown class 'gren'; did you mean 'green'"),
         (["--num", "0"], "--num must be at least 1"),
         (["--guidance", "-1"], "can't be negative"),
@@ -221,6 +224,8 @@ def test_files_in_the_way(run: Path, tmp_path: Path, pictures: Path, capsys: pyt
     file.write_text("mine")
     assert "is a file: name a folder" in fails(["sample", str(run), "--out", str(file)], capsys)
     assert "is a file: name a folder" in fails(["train", *pairs("fruit_vq", pictures, file)], capsys)
+    assert "file" in fails(["sample", str(run), "--out", str(file / "sub")], capsys)
+    assert "file" in fails(["train", *pairs("fruit_vq", pictures, file / "sub")], capsys)
     assert file.read_text() == "mine"
     (tmp_path / "half").mkdir()
     (tmp_path / "half" / "000000_class0001.png").write_text("an interrupted sampling")

@@ -23,7 +23,7 @@ from argenzoo.recipe import TrainConfig, load_recipe
 from argenzoo.training.logs import read_log
 from argenzoo.training.player import make_optimizer
 from argenzoo.training.schedule import lr_factor, weight_decay
-from argenzoo.training.trainer import train
+from argenzoo.training.trainer import Trainer, train
 
 
 def recipe_for(name: str, runs: dict[str, Path], out: Path, data: Path, **settings):
@@ -63,10 +63,9 @@ def test_train_sample_and_load(name: str, tokenizer_runs: dict[str, Path], pictu
 
 @pytest.mark.parametrize("name", TOKENIZERS)
 def test_trained_tokenizer_knows_its_scale(name: str, tokenizer_runs: dict[str, Path]):
-    recipe = load_recipe(resolve(tokenizer_runs[tiny(name).tokenizer.name]) / "recipe.yaml")
-    tokenizer = build_tokenizer(tokenizer_runs[recipe.tokenizer.name])
-    assert recipe.tokenizer.config.latent_scale == pytest.approx(tokenizer.scale.value)
-    assert tokenizer.scale.value != 1.0
+    tokenizer = build_tokenizer(tokenizer_runs[tiny(name).tokenizer.name])
+    assert (tokenizer.scale.factors != 1).all()
+    assert tokenizer.config.latent_scale is None
 
 
 @pytest.mark.parametrize("name", ["fruit_raster", "fruit_mar", "fruit_kl"])
@@ -262,3 +261,47 @@ def test_log_is_json_with_versions(tokenizer_runs: dict[str, Path]):
     first, *_, last = [json.loads(line) for line in (tokenizer_runs["kl"] / "log.jsonl").read_text().splitlines()]
     assert {"argenzoo", "torch", "recipe", "processes", "device"} <= first.keys()
     assert {"seconds", "steps", "parameters", "held_out_psnr"} <= last.keys()
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_a_checkpoints_recipe_trains_on(name: str, tokenizer_runs: dict[str, Path], pictures: Path, tmp_path: Path):
+    """Fine-tuning from a checkpoint's own recipe measures the scale anew, at another picture size too where the weights allow it."""
+    run = tokenizer_runs[tiny(name).tokenizer.name]
+    overrides = {**tiny_training(tmp_path / "fine", pictures), "tokenizer.weights": str(run)}
+    if "scales" not in tiny(name).tokenizer.config.model_dump():
+        overrides["tokenizer.image_size"] = 32
+    fine = build_tokenizer(train(load_recipe(resolve(run) / "recipe.yaml", overrides)))
+    assert not torch.equal(fine.scale.factors, build_tokenizer(run).scale.factors)
+
+
+def test_a_generator_trains_on_with_the_same_tokenizer(tokenizer_runs: dict[str, Path], pictures: Path, tmp_path: Path):
+    """From a checkpoint's recipe.yaml, with the tokenizer beside it and with the one it came from."""
+    out = train(recipe_for("fruit_raster", tokenizer_runs, tmp_path / "run", pictures))
+    for i, more in enumerate(({}, {"tokenizer.weights": str(tokenizer_runs["vq"])})):
+        recipe = load_recipe(resolve(out) / "recipe.yaml", {"train.out": str(tmp_path / str(i)), **more})
+        build_model(train(recipe))
+
+
+def test_resume_refuses_other_data(tokenizer_runs: dict[str, Path], pictures: Path, tmp_path: Path):
+    out = train(recipe_for("fruit_raster", tokenizer_runs, tmp_path / "run", pictures))
+    recipe = recipe_for("fruit_raster", tokenizer_runs, out, pictures, steps=5, resume=True)
+    with pytest.raises(ArgenzooError, match="another data"):
+        train(recipe.with_part("data", held_out=0.5))
+
+
+def test_stopped_before_the_last_evaluation(
+    tokenizer_runs: dict[str, Path], pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def stop(self: Trainer, step: int) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_evaluate", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe_for("fruit_raster", tokenizer_runs, tmp_path / "run", pictures))
+    assert [entry["event"] for entry in read_log(tmp_path / "run")][-1] == "stopped"
+    for _ in range(2):  # the second finds nothing to do
+        train(recipe_for("fruit_raster", tokenizer_runs, tmp_path / "run", pictures, resume=True))
+        ends = [entry for entry in read_log(tmp_path / "run") if entry["event"] == "end"]
+        assert len(ends) == 1
+        assert "held_out_loss" in ends[0]

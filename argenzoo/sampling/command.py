@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,8 @@ def sample(
         raise ArgenzooError(f"--num must be at least 1, got {count}")
     labels = [chosen[i % len(chosen)] for i in range(count)]
     model.sampling = model.sampling.override({**(sampling or {}), **({} if guidance is None else {"guidance": guidance})})
+    model.check(model.sampling)
+    folder.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
     pictures = sample_all(model, labels, seed, batch)
     made = {"num": count, "seed": seed, "labels": labels, "seconds": round(time.perf_counter() - began, 3), **how_made(model, source)}
@@ -104,7 +107,7 @@ def labels_of(model: ARModel, classes: list[str] | None) -> list[int]:
     for text in (entry.strip() for entry in classes):
         if text.lower() in names:
             labels.append(names[text.lower()])
-        elif text.lstrip("-").isdigit():
+        elif re.fullmatch(r"-?[0-9]+", text):
             labels.append(int(text))
         else:
             hint = suggestion(text, names) if names else f" (this model has {config.num_classes} classes without names)"
@@ -115,8 +118,7 @@ def labels_of(model: ARModel, classes: list[str] | None) -> list[int]:
 
 def write(folder: Path, pictures: Tensor, labels: list[int], chosen: list[int], made: dict[str, Any]) -> None:
     """Single pictures, the grid (a column a class; blank where there are fewer) and the JSON, which comes last."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob(PICTURES):  # an earlier sampling's, with --overwrite
+    for old in [*folder.glob(PICTURES), *folder.glob("grid.png"), *folder.glob("samples.json")]:  # an earlier sampling's, with --overwrite
         old.unlink()
     facts = {**about(), "recipe": made["recipe"], "weights_sha256": made["weights_sha256"], "seed": str(made["seed"])}
     for i, picture in enumerate(to_uint8(pictures)):

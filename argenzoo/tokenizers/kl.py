@@ -20,7 +20,9 @@ class KL(nn.Module):
     class Config(AutoencoderConfig):
         dim: int = Field(16, ge=1)
         patch_size: int = Field(1, ge=1)
-        latent_scale: float | None = Field(None, description="1/std of the samples; None: measured after training (0.2325 on ImageNet)")
+        latent_scale: float | None = Field(
+            None, gt=0, description="1/std of the samples; None: measured after training (0.2325 on ImageNet)"
+        )
 
     def __init__(self, config: Config) -> None:
         super().__init__()

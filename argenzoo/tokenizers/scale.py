@@ -38,12 +38,6 @@ class LatentScale(nn.Module):
         """(B, N, C) of unit scale -> as encoded."""
         return tokens / self.rows()
 
-    @property
-    def value(self) -> float | tuple[float, ...]:
-        """The factors as the configuration writes them: a number, or one a scale."""
-        values = tuple(self.factors.tolist())
-        return values if len(values) > 1 else values[0]
-
     @torch.no_grad()
     def measure(self, vectors: Tensor) -> None:
         """Set the factors to 1/std of (B, N, C) vectors, scale by scale."""

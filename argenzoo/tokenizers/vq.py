@@ -25,7 +25,7 @@ class VQ(nn.Module):
         vocab_size: int = Field(16384, ge=2)
         dim: int = Field(8, ge=1)
         quantize: bool = True
-        latent_scale: float | None = Field(None, description="1/std of the vectors; None: measured after training")
+        latent_scale: float | None = Field(None, gt=0, description="1/std of the vectors; None: measured after training")
 
     def __init__(self, config: Config) -> None:
         super().__init__()

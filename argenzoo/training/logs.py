@@ -29,7 +29,7 @@ class Logs:
             return
         out.mkdir(parents=True, exist_ok=True)
         self._file = (out / "log.jsonl").open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(out / "tensorboard"), purge_step=start)
+        self._board = SummaryWriter(str(out / "tensorboard"), purge_step=start + 1)
         self._bar = tqdm(total=steps, initial=start, desc=name, unit="step", dynamic_ncols=True, mininterval=1)
         self._mark = time.perf_counter(), start
         self.began = time.perf_counter()
@@ -70,7 +70,12 @@ class Logs:
             self._bar.write(text)
 
     def abort(self) -> None:
-        """End the bar's line, so that what went wrong has one of its own."""
+        """A run that stops early: its time goes into the log, and the bar's line ends, so that what went wrong has one of its own."""
+        if self.active:
+            self._write({"event": "stopped", "seconds": round(time.perf_counter() - self.began, 1)})
+            self._release()
+
+    def _release(self) -> None:
         if self.active:
             self._bar.close()
             self._board.close()
@@ -80,7 +85,7 @@ class Logs:
         if not self.active:
             return
         self._write({"event": "end", "seconds": round(time.perf_counter() - self.began, 1), **figures})
-        self.abort()
+        self._release()
 
     def _write(self, entry: dict[str, Any]) -> None:
         plain = {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in entry.items()}
@@ -91,3 +96,8 @@ class Logs:
 def read_log(out: Path) -> list[dict[str, Any]]:
     """A run's ``log.jsonl``."""
     return [json.loads(line) for line in (out / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def ended(out: Path) -> bool:
+    """Whether a run has come to its end."""
+    return (out / "log.jsonl").is_file() and any(entry["event"] == "end" for entry in read_log(out))

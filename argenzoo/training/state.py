@@ -68,7 +68,7 @@ def resume(folder: Path, recipe: Recipe, task: Task, scaler: Any = None) -> int:
         ArgenzooError: the checkpoint is another recipe's, truncated, or does not fit.
     """
     saved = load_recipe(folder / RECIPE)
-    for kind in ("tokenizer", "conditioner", "generator", "head"):
+    for kind in ("tokenizer", "conditioner", "generator", "head", "data"):
         ours, theirs = getattr(recipe, kind), getattr(saved, kind)
         if not same_part(ours, theirs):
             raise ArgenzooError(
@@ -99,7 +99,7 @@ def resume(folder: Path, recipe: Recipe, task: Task, scaler: Any = None) -> int:
 
 def same_part(ours: Any, theirs: Any) -> bool:
     """Whether two parts are the same but for what training writes into them."""
-    written = {"latent_scale", "names"}
+    written = {"names"}
     if ours is None or theirs is None:
         return ours is theirs
     return ours.name == theirs.name and ours.config.model_dump(exclude=written) == theirs.config.model_dump(exclude=written)

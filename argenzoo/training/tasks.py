@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any, Protocol, cast
 
 import torch
@@ -37,8 +36,8 @@ class Task(Protocol):
     def pictures(self, examples: Tensor, labels: Tensor) -> Tensor:
         """A grid's pictures (R, columns, 3, H, W) in [0, 1], to look at while it trains."""
 
-    def finish(self, examples: Iterable[Tensor], recipe: Recipe) -> Recipe:
-        """Before a checkpoint: what was measured on training pictures, batch by batch, goes into the weights and the recipe."""
+    def finish(self, examples: Iterable[Tensor]) -> None:
+        """Before a checkpoint: what is measured on training pictures, batch by batch, goes into the weights."""
 
 
 ENCODED_AT_ONCE = 32  # pictures: bounds the memory of the tokenizer's first level
@@ -93,8 +92,8 @@ class GeneratorTask:
         made = model.generate(torch.cat([labels, labels]).cpu(), seed=0, indices=list(range(2 * count)))
         return made.view(2, count, *made.shape[1:])
 
-    def finish(self, examples: Iterable[Tensor], recipe: Recipe) -> Recipe:
-        return recipe
+    def finish(self, examples: Iterable[Tensor]) -> None:
+        """Nothing to measure."""
 
 
 class TokenizerObjective(nn.Module):
@@ -171,14 +170,13 @@ class TokenizerTask:
         return (torch.stack([examples, made]).clamp(-1, 1) + 1) / 2
 
     @torch.no_grad()
-    def finish(self, examples: Iterable[Tensor], recipe: Recipe) -> Recipe:
+    def finish(self, examples: Iterable[Tensor]) -> None:
         """Measures the latent scale, unless the recipe fixes it."""
-        if recipe.tokenizer.config.latent_scale is not None:
-            return recipe
+        if self.tokenizer.config.latent_scale is not None:
+            return
         with evaluating(self._averaged):
             vectors = [
                 self._averaged.vectors(part, Rng(0, range(len(part)), "scale", part.device, step=i)) for i, part in enumerate(examples)
             ]
         self._averaged.scale.measure(torch.cat(vectors))
         self.tokenizer.scale.load_state_dict(self._averaged.scale.state_dict())
-        return replace(recipe.with_part("tokenizer", latent_scale=self.tokenizer.scale.value))

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -23,7 +24,7 @@ from argenzoo.grids import save_grid
 from argenzoo.recipe import Recipe
 from argenzoo.registry import conditioners, datasets
 from argenzoo.rng import Rng, philox
-from argenzoo.training.logs import Logs
+from argenzoo.training.logs import Logs, ended
 from argenzoo.training.player import Player
 from argenzoo.training.state import resume, save
 from argenzoo.training.tasks import GeneratorTask, Task, TokenizerTask
@@ -83,7 +84,7 @@ class Trainer:
         saved = checkpoints(self.out)
         if saved:
             self.start = resume(saved[-1], self.recipe, self.task, self.accelerator.scaler)
-        if self.start >= self.steps:
+        if self.start >= self.steps and ended(self.out):
             return self.out
         facts = {
             **about(),
@@ -99,6 +100,9 @@ class Trainer:
         if not len(self.held_out):
             self.logs.say("data.held_out is 0: nothing to evaluate on")
         try:
+            if self.start >= self.steps:  # stopped between the last checkpoint and its evaluation
+                self._evaluate(self.steps)
+                self._sample(self.steps)
             self._loop()
         except BaseException:
             self.logs.abort()
@@ -190,9 +194,9 @@ class Trainer:
     def _save(self, step: int) -> None:
         chosen = range(min(256, len(self.training)))
         parts = (self._examples(self.training, list(chosen[i : i + GROUP]))[0] for i in range(0, len(chosen), GROUP))
-        recipe = self.task.finish(parts, self.recipe)
+        self.task.finish(parts)
         if self.accelerator.is_main_process:
-            save(self.out / f"step_{step:07d}", recipe, self.task, step, self.accelerator.scaler)
+            save(self.out / f"step_{step:07d}", self.recipe, self.task, step, self.accelerator.scaler)
         self.accelerator.wait_for_everyone()
 
     def _some(self, views: Views) -> tuple[Tensor, Tensor]:
@@ -200,8 +204,9 @@ class Trainer:
         first: dict[int, int] = {}
         for position, index in enumerate(views.indices):
             first.setdefault(views.images.label(int(index)), position)
-        chosen = [position for _, position in sorted(first.items())]
-        return self._examples(views, (chosen + [p for p in range(len(views)) if p not in chosen])[:8])
+        chosen = [position for _, position in sorted(first.items())][:8]
+        more = (position for position in range(len(views)) if position not in chosen)
+        return self._examples(views, [*chosen, *islice(more, 8 - len(chosen))])
 
     def _examples(self, views: Views, positions: list[int]) -> tuple[Tensor, Tensor]:
         pairs = [views[position, position] for position in positions]
