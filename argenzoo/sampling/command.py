@@ -110,7 +110,7 @@ def labels_of(model: ARModel, classes: list[str] | None) -> list[int]:
         elif re.fullmatch(r"-?[0-9]+", text):
             labels.append(int(text))
         else:
-            hint = suggestion(text, names) if names else f" (this model has {config.num_classes} classes without names)"
+            hint = suggestion(text, config.names) if config.names else f" (this model has {config.num_classes} classes without names)"
             raise ArgenzooError(f"unknown class '{text}'{hint}")
     model.conditioner.check(labels)
     return labels
