@@ -135,9 +135,11 @@ def table_row(model: ARModel, run: Path, tokenizer_run: Path, seconds: float) ->
     ends = {path: [entry for entry in read_log(path) if entry["event"] == "end"] for path in (run, tokenizer_run)}
     spent = {path: sum(entry["seconds"] for entry in read_log(path) if entry["event"] in ("end", "stopped")) for path in ends}
     last = ends[run][-1]
+    quantized = getattr(model.recipe.tokenizer.config, "quantize", True)  # what it was trained and measured as
+    quality = f"PSNR {ends[tokenizer_run][-1]['held_out_psnr']:.1f} dB" if quantized else "without its codebook"
     return {
         "cell": f"{model.recipe.generator.name} + {model.recipe.head.name}",
-        "tokenizer": f"{model.recipe.tokenizer.name}, PSNR {ends[tokenizer_run][-1]['held_out_psnr']:.1f} dB",
+        "tokenizer": f"{model.recipe.tokenizer.name}, {quality}",
         "parameters": f"{(counts['total'] - counts['tokenizer']) / 1e6:.2f}M + {counts['tokenizer'] / 1e6:.2f}M",
         "steps": f"{last['steps']}",
         "training": f"{spent[run]:.0f} s + {spent[tokenizer_run]:.0f} s",
