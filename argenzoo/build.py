@@ -18,7 +18,7 @@ from argenzoo.registry import conditioners, generators, heads, tokenizers
 
 
 def build_model(source: str | Path | Recipe, overrides: dict[str, Any] | None = None, device: str | torch.device = "cpu") -> ARModel:
-    """A model from a recipe (weights random, except a tokenizer's that the recipe names) or from a checkpoint folder.
+    """A model in evaluation mode, from a recipe (weights random, except a tokenizer's that the recipe names) or a checkpoint folder.
 
     Args:
         source: a recipe's name, a YAML file, a checkpoint or run folder, or a Recipe.
@@ -32,12 +32,11 @@ def build_model(source: str | Path | Recipe, overrides: dict[str, Any] | None = 
     if recipe.generator is None:
         raise ArgenzooError(f"recipe '{recipe.name}' is a tokenizer's: use build_tokenizer")
     if folder is None:
-        return assemble(recipe, build_tokenizer(recipe)).to(device)
+        return assemble(recipe, build_tokenizer(recipe)).to(device).eval()
     with torch.device("meta"):
         model = assemble(recipe, make_tokenizer(recipe.tokenizer))
     load_tokenizer(model.tokenizer, recipe.tokenizer)
     load_strict(model.network, read_weights(weights_in(folder)), str(folder))
-    model.network.requires_grad_(True)
     return model.to(device).eval()
 
 
@@ -67,8 +66,7 @@ def find(source: str | Path | Recipe, overrides: dict[str, Any] | None = None) -
         if recipe.generator is not None:  # its tokenizer lies beside it
             recipe = replace(recipe, tokenizer=replace(recipe.tokenizer, weights=str(folder / TOKENIZER)))
         return recipe, folder
-    looks_like_path = "/" in str(source) and Path(source).suffix not in (".yaml", ".yml")
-    if looks_like_path or (not (recipe_folder() / f"{source}.yaml").is_file() and Path(source).suffix not in (".yaml", ".yml")):
+    if Path(source).suffix not in (".yaml", ".yml") and not (recipe_folder() / f"{source}.yaml").is_file():
         raise ArgenzooError(f"'{source}' is neither a folder nor a recipe{suggestion(str(source), list_models())}")
     return load_recipe(source, overrides), None
 

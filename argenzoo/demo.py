@@ -21,6 +21,7 @@ from argenzoo.grids import save_png, to_uint8
 from argenzoo.model import ARModel
 from argenzoo.recipe import Recipe, load_recipe
 from argenzoo.registry import datasets
+from argenzoo.sampling.command import checked_device
 from argenzoo.summary import parameters_by_part
 from argenzoo.training.logs import ended, read_log
 from argenzoo.training.state import same_part
@@ -58,7 +59,7 @@ def demo(out: str | Path, every_cell: bool = False, say: Callable[[str], object]
         recipe = load_recipe(name, overrides)
         train_once(recipe, say)
         results.append(show(recipe, folder / name, folder / tokenizer))
-    facts = {**about(), "recipes": ", ".join(cells), "seed": "0", "device": "cuda" if torch.cuda.is_available() else "cpu"}
+    facts = {**about(), "recipes": ", ".join(cells), "seed": "0", "device": str(checked_device(None))}
     save_png(comparison(results), folder / "comparison.png", facts)
     text = markdown(results)
     (folder / "comparison.md").write_text(text, encoding="utf-8")
@@ -94,7 +95,7 @@ def check_same(recipe: Recipe, saved: Recipe, out: Path) -> None:
 def show(recipe: Recipe, run: Path, tokenizer_run: Path) -> Result:
     """One picture a class: real (held out), reconstructed, generated, and the generated one's nearest training picture."""
     assert recipe.sampling is not None
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = checked_device(None)
     model = build_model(run, {"sampling": recipe.sampling.dump()}, device)  # sampled as the recipe says today
     real, labels, training = (part.to(device) for part in pictures(model))
     tokens = model.tokenizer.tokens(model.tokenizer.encode(real))
