@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from argenzoo.checkpoint import EMA, MODEL, RECIPE, TOKENIZER, load_strict, read_about, read_weights, resolve, sha256
 from argenzoo.errors import ArgenzooError, suggestion
@@ -131,6 +131,15 @@ def check_scale(part: Part, tokenizer: Any, path: Path) -> None:
         raise ArgenzooError(
             f"tokenizer.latent_scale {fixed} is not the one that {path} was saved with, {measured.tolist()}: leave it out, or null"
         )
+
+
+ENCODED_AT_ONCE = 32  # pictures: bounds the memory of the tokenizer's first level
+
+
+@torch.no_grad()
+def encoded(tokenizer: Any, pictures: Tensor) -> Tensor:
+    """(B, 3, H, W) in [-1, 1] -> what a cache keeps, a few pictures at a time."""
+    return torch.cat([tokenizer.encode(part) for part in pictures.split(ENCODED_AT_ONCE)])
 
 
 def weights_in(folder: Path) -> Path:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -15,11 +17,18 @@ from torch import Tensor, nn
 from argenzoo.errors import ArgenzooError
 
 RECIPE, MODEL, EMA, TOKENIZER, STATE = "recipe.yaml", "model.safetensors", "ema.safetensors", "tokenizer.safetensors", "state"
+BEST = "best"
 
 
 def resolve(folder: str | Path) -> Path:
-    """A checkpoint folder, or a run's folder -> its newest checkpoint. Raises ArgenzooError where there is none."""
+    """A checkpoint folder; a run's folder -> its newest checkpoint; RUN/best -> the best by held-out loss.
+
+    Raises:
+        ArgenzooError: there is none.
+    """
     path = Path(folder)
+    if path.name == BEST and (step := best_of(path.parent)) is not None:
+        path = path.parent / step_name(step)
     if (path / RECIPE).is_file():
         return path
     newest = checkpoints(path)
@@ -35,6 +44,36 @@ def checkpoints(run: Path) -> list[Path]:
     return sorted(path.parent for path in run.glob(f"step_*/{RECIPE}"))
 
 
+def step_name(step: int) -> str:
+    """A checkpoint's folder in its run's."""
+    return f"step_{step:07d}"
+
+
+def best_of(run: Path) -> int | None:
+    """The step of the best checkpoint by held-out loss, where one was noted."""
+    path = run / f"{BEST}.json"
+    return json.loads(path.read_text(encoding="utf-8"))["step"] if path.is_file() else None
+
+
+def note_best(run: Path, step: int, loss: float) -> bool:
+    """Whether this checkpoint is the best so far, which is then noted."""
+    path = run / f"{BEST}.json"
+    if path.is_file() and json.loads(path.read_text(encoding="utf-8"))["held_out_loss"] <= loss:
+        return False
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps({"step": step, "held_out_loss": loss}) + "\n", encoding="utf-8")
+    temporary.replace(path)
+    return True
+
+
+def prune(run: Path, keep: int | None) -> None:
+    """Remove all but the last ``keep`` checkpoints and the best."""
+    best = best_of(run)
+    for folder in checkpoints(run)[: -keep if keep else 0]:
+        if best is None or folder.name != step_name(best):
+            shutil.rmtree(folder)
+
+
 def write_atomically(folder: Path, write: Callable[[Path], None]) -> None:
     """Let ``write`` fill a temporary folder, then rename it: what has the final name is complete."""
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
@@ -43,12 +82,21 @@ def write_atomically(folder: Path, write: Callable[[Path], None]) -> None:
     temporary.mkdir(parents=True)
     try:
         write(temporary)
+        for file in temporary.rglob("*"):
+            flush(file)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     if folder.exists():
         shutil.rmtree(folder)
     temporary.rename(folder)
+
+
+def flush(file: Path) -> None:
+    """To the disk, so that a renamed folder is never an empty promise."""
+    if file.is_file():
+        with file.open("rb") as handle:
+            os.fsync(handle.fileno())
 
 
 def save_weights(path: Path, state: dict[str, Tensor], about: dict[str, str]) -> None:
@@ -99,3 +147,13 @@ def sha256(path: Path) -> str:
     """Of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fingerprint(state: dict[str, Tensor]) -> str:
+    """SHA-256 of weights: their names, types, shapes and values, whatever file they lie in."""
+    digest = hashlib.sha256()
+    for key in sorted(state):
+        tensor = state[key].detach().cpu().contiguous()
+        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

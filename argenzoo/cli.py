@@ -31,6 +31,13 @@ def parser() -> argparse.ArgumentParser:
     for name, text in {"train": "train a recipe", "show": "print a resolved recipe and its parameters"}.items():
         command = commands.add_parser(name, help=text)
         command.add_argument("pairs", nargs="+", metavar="key=value", help="recipe=NAME|PATH, then overrides such as train.lr=1e-4")
+    cache = commands.add_parser("cache", help="encode a recipe's pictures once, for trainings that read tokens")
+    cache.add_argument("pairs", nargs="+", metavar="key=value", help="recipe=NAME|PATH and tokenizer.weights=RUN, then other overrides")
+    cache.add_argument("--out", required=True, help="folder; goes on where it stopped")
+    cache.add_argument("--dtype", default="float32", help="of vectors and moments: float32 or float16")
+    cache.add_argument("--copies", type=int, help="cuts of each picture, where data.crop is random")
+    cache.add_argument("--shard", type=int, default=4096, help="samples a file")
+    cache.add_argument("--device", help="default: the GPU where there is one")
     commands.add_parser("list", help="list the recipes")
     sample = commands.add_parser("sample", help="sample pictures from a checkpoint")
     sample.add_argument("checkpoint", help="a checkpoint or run folder")
@@ -99,6 +106,16 @@ def train_command(arguments: argparse.Namespace) -> None:
     print(f"{recipe.name}: checkpoints, samples and logs are in {out}")
 
 
+def cache_command(arguments: argparse.Namespace) -> None:
+    from argenzoo.caching import cache
+
+    made = cache(recipe_from(arguments.pairs), arguments.out, arguments.dtype, arguments.copies, arguments.shard, device=arguments.device)
+    for name, part in made.parts.items():
+        wrong = f", {part.corrupt} corrupt pictures stepped over" if part.corrupt else ""
+        print(f"{name:9} {part.count:,} samples of {part.views} views{wrong}")
+    print(f"train on it with data.cache={arguments.out}")
+
+
 def sample_command(arguments: argparse.Namespace) -> None:
     from argenzoo.sampling.command import sample
 
@@ -124,13 +141,11 @@ def list_command(arguments: argparse.Namespace) -> None:
 
 
 def show_command(arguments: argparse.Namespace) -> None:
-    from argenzoo.summary import parameters_by_part
+    from argenzoo.report import report
 
     recipe = recipe_from(arguments.pairs)
     print(recipe.yaml())
-    print("parameters")
-    for name, count in parameters_by_part(recipe).items():
-        print(f"  {name:12} {count:>15,}")
+    print(report(recipe))
 
 
 def demo_command(arguments: argparse.Namespace) -> None:
@@ -141,6 +156,7 @@ def demo_command(arguments: argparse.Namespace) -> None:
 
 COMMANDS: dict[str, Any] = {
     "train": train_command,
+    "cache": cache_command,
     "sample": sample_command,
     "list": list_command,
     "show": show_command,

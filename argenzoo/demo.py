@@ -15,7 +15,8 @@ from torch import Tensor
 
 from argenzoo.build import build_model
 from argenzoo.checkpoint import RECIPE, checkpoints
-from argenzoo.data.images import Views, split, to_unit
+from argenzoo.data.images import split, to_unit
+from argenzoo.data.views import Views
 from argenzoo.errors import ArgenzooError
 from argenzoo.grids import save_png, to_uint8
 from argenzoo.model import ARModel
@@ -113,7 +114,7 @@ def pictures(model: ARModel) -> tuple[Tensor, Tensor, Tensor]:
     """(a held-out picture of each class, their labels, all training pictures), in [-1, 1]."""
     data = model.recipe.data
     images = datasets.get(data.name)(data.config)
-    kept, held_out = split(len(images), data.config.held_out)
+    kept, held_out = split(images, data.config)
     first = {images.label(int(index)): int(index) for index in held_out[::-1]}
     some = np.array([first[label] for label in sorted(first)])
 

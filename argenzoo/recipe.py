@@ -59,7 +59,9 @@ class TrainConfig(Config):
     eval_samples: int = Field(512, ge=1)
     sample_every: int | None = Field(None, ge=1)
     save_every: int | None = Field(None, ge=1)
-    workers: int = Field(0, ge=0, description="processes that load pictures")
+    keep: int | None = Field(3, ge=1, description="checkpoints: the last ones, and the best by held-out loss; None: all")
+    max_skipped: int = Field(20, ge=0, description="steps that were not finite, among the last 200, that stop the run")
+    workers: int = Field(0, ge=0, description="processes that load samples")
     out: str | None = Field(None, description="folder; None: runs/NAME")
     resume: bool = Field(False, description="go on from the newest checkpoint in out")
 
@@ -93,6 +95,12 @@ class Recipe:
 
     def yaml(self) -> str:
         return yaml.safe_dump(self.dump(), sort_keys=False, width=120)
+
+    def with_train(self, **changes: Any) -> Recipe:
+        """A copy whose train section has ``changes``. Raises ArgenzooError where there is none, or on a value that can't be."""
+        if self.train is None:
+            raise ArgenzooError(f"recipe '{self.name}' has no train section")
+        return replace(self, train=TrainConfig.parse({**self.train.model_dump(), **changes}, "train"))
 
     def with_part(self, kind: str, **changes: Any) -> Recipe:
         """A copy whose ``kind`` part's configuration has ``changes``."""

@@ -106,4 +106,13 @@ heads = Registry("head", {"cross_entropy": "argenzoo.heads.cross_entropy:CrossEn
 conditioners = Registry(
     "conditioner", {"class_labels": "argenzoo.condition:ClassLabels", "text_features": "argenzoo.condition:TextFeatures"}
 )
-datasets = Registry("dataset", {"folder": "argenzoo.data.folder:Folder", "fruit": "argenzoo.data.fruit:Fruit"})
+datasets = Registry(
+    "dataset",
+    {
+        "folder": "argenzoo.data.folder:Folder",
+        "cifar10": "argenzoo.data.cifar10:CIFAR10",
+        "fashion_mnist": "argenzoo.data.fashion_mnist:FashionMNIST",
+        "huggingface": "argenzoo.data.huggingface:HuggingFace",
+        "fruit": "argenzoo.data.fruit:Fruit",
+    },
+)

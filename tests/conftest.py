@@ -19,7 +19,8 @@ torch.set_num_threads(1)
 SMALL = [name for name in list_models() if name.startswith("fruit_")]
 CELLS = [name for name in SMALL if load_recipe(name).generator is not None]
 TOKENIZERS = [name for name in SMALL if name not in CELLS]
-PUBLISHED = [name for name in list_models() if name not in SMALL]
+CIFAR = [name for name in list_models() if name.startswith("cifar10_")]
+PUBLISHED = [name for name in list_models() if name not in SMALL + CIFAR]
 
 TINY: dict[str, Any] = {"tokenizer.image_size": 16}
 TINY_OF: dict[str, dict[str, Any]] = {
@@ -101,3 +102,37 @@ def tokenizer_runs(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> 
         runs[recipe.tokenizer.name] = train(recipe)
         assert build_tokenizer(runs[recipe.tokenizer.name]).space.dim == 8
     return runs
+
+
+def recipe_for(name: str, runs: dict[str, Path], out: Path, data: Path, overrides: dict[str, Any] | None = None, **settings: Any) -> Recipe:
+    """A tiny recipe that trains on ``data`` with its trained tokenizer."""
+    plain = tiny(name)
+    changes = tiny_training(out, data, **settings)
+    if plain.generator is not None:
+        changes["tokenizer.weights"] = str(runs[plain.tokenizer.name])
+    return tiny(name, {**changes, **(overrides or {})})
+
+
+def losses(out: Path) -> list[float]:
+    """Of every logged step."""
+    from argenzoo.training.logs import read_log
+
+    return [entry["loss"] for entry in read_log(out) if entry["event"] == "train"]
+
+
+@pytest.fixture(scope="session")
+def caches(tmp_path_factory: pytest.TempPathFactory, tokenizer_runs: dict[str, Path], pictures: Path) -> dict[str, Path]:
+    """A cache for each cell, by its tokenizer's name; ``_vectors`` where it does not quantize."""
+    from argenzoo.caching import cache
+
+    made: dict[str, Path] = {}
+    for name in CELLS:
+        recipe = recipe_for(name, tokenizer_runs, Path("unused"), pictures)
+        if (key := cache_name(recipe)) not in made:
+            made[key] = tmp_path_factory.mktemp("caches") / key
+            cache(recipe, made[key], per_shard=8)
+    return made
+
+
+def cache_name(recipe: Recipe) -> str:
+    return recipe.tokenizer.name + ("" if getattr(recipe.tokenizer.config, "quantize", True) else "_vectors")

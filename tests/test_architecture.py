@@ -12,15 +12,16 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "argenzoo"
 
 # who may import whom, layer by layer; a module may also import its own folder
-BASE = {"errors", "registry", "rng", "protocols", "versions"}
+BASE = {"errors", "registry", "rng", "precision", "protocols", "versions"}
 PARTS = BASE | {"layers", "guidance"}
 MODEL = PARTS | {"options", "model", "condition"}
-BUILD = MODEL | {"recipe", "checkpoint", "build", "summary", "grids"}
+BUILD = MODEL | {"recipe", "checkpoint", "build", "counting", "summary", "grids"}
 EDGES = {
     "errors": set(),
     "versions": set(),
     "registry": {"errors"},
     "rng": set(),
+    "precision": set(),
     "protocols": {"errors", "registry", "rng"},
     "guidance": BASE,
     "layers": BASE,
@@ -33,18 +34,27 @@ EDGES = {
     "recipe": BASE | {"options"},
     "checkpoint": {"errors"},
     "build": MODEL | {"recipe", "checkpoint"},
-    "summary": {"build", "recipe"},
+    "counting": set(),
+    "summary": {"build", "counting", "model", "protocols", "recipe", "rng"},
+    "report": {"recipe", "summary"},
     "grids": set(),
     "hub": BUILD,
     "data": BASE,
     "training": BUILD | {"data"},
+    "caching": BUILD | {"data"},
     "sampling": BUILD,
     "demo": BUILD | {"data", "training", "sampling"},
-    "cli": BUILD | {"data", "training", "sampling", "demo", "hub"},
+    "cli": BUILD | {"caching", "data", "demo", "hub", "report", "sampling", "training"},
     "__init__": MODEL | {"build", "recipe"},
     "__main__": {"cli"},
 }
-ONLY = {"accelerate": {"training", "sampling"}, "torch_fidelity": set(), "diffusers": {"tokenizers"}}
+ONLY = {
+    "accelerate": {"caching", "training", "sampling"},
+    "torch_fidelity": set(),
+    "diffusers": {"tokenizers"},
+    "datasets": {"data"},
+    "pyarrow": {"data"},
+}
 
 
 def modules() -> list[Path]:

@@ -9,9 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from argenzoo.data.crops import cut
+from argenzoo.data.crops import CENTER, View, cut, views_of
 from argenzoo.data.folder import Folder
-from argenzoo.data.images import Views, split, to_unit
+from argenzoo.data.images import DataConfig, split, to_unit
+from argenzoo.data.views import Views
 from argenzoo.errors import ArgenzooError
 from argenzoo.grids import grid, to_uint8
 from argenzoo.registry import datasets
@@ -27,7 +28,7 @@ def ramp(width: int, height: int) -> Image.Image:
 @pytest.mark.parametrize("box_first", [True, False])
 @pytest.mark.parametrize("size", [(100, 40), (40, 100), (17, 33), (400, 300)])
 def test_center_cut(size: tuple[int, int], box_first: bool):
-    array = cut(ramp(*size), 16, 16, "center", box_first, philox(0, "t", 0))
+    array = cut(ramp(*size), 16, View(1.0, CENTER, False), box_first, philox(0, "t", 0))
     assert array.shape == (16, 16, 3)
     assert array[..., 0].mean() == pytest.approx(127, abs=8)
     assert array[..., 1].mean() == pytest.approx(127, abs=8)
@@ -35,7 +36,8 @@ def test_center_cut(size: tuple[int, int], box_first: bool):
 
 def test_random_and_ten_crops_reach_the_edges_and_repeat():
     def spots(crop: str) -> set:
-        cuts = [cut(ramp(64, 64), 16, 32, crop, True, philox(0, "t", i)) for i in range(60)]
+        views = views_of(crop, (2.0,), flip=False)
+        cuts = [cut(ramp(64, 64), 16, views[i % len(views)], True, philox(0, "t", i)) for i in range(60)]
         return {(int(array[0, 0, 0]), int(array[0, 0, 1])) for array in cuts}
 
     assert len(spots("ten")) == 5
@@ -57,17 +59,17 @@ def test_views_depend_on_the_draw_alone(pictures: Path):
 
 def test_in_memory_needs_one_cut(pictures: Path):
     config = Folder.Config(path=str(pictures), crop="random", in_memory=True)
-    with pytest.raises(ArgenzooError, match=r"needs data.crop=center, not random"):
+    with pytest.raises(ArgenzooError, match=r"needs data.crop=center and one data.resize, not random"):
         Views(Folder(config), config, 16, np.arange(4))
 
 
 def test_split_is_fixed_and_complete():
-    kept, held_out = split(100, 0.1)
+    kept, held_out = split(range(100), DataConfig(held_out=0.1))
     assert sorted([*kept, *held_out]) == list(range(100))
     assert len(held_out) == 10
-    assert np.array_equal(split(100, 0.1)[1], held_out)
+    assert np.array_equal(split(range(100), DataConfig(held_out=0.1))[1], held_out)
     with pytest.raises(ArgenzooError, match="use a larger fraction"):
-        split(5, 0.1)
+        split(range(5), DataConfig(held_out=0.1))
 
 
 def test_uint8_round_trip_and_grid():

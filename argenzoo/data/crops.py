@@ -2,12 +2,36 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from itertools import product
 from typing import Literal
 
 import numpy as np
 from PIL import Image
 
 Crop = Literal["center", "random", "ten"]
+CENTER = 4
+
+
+@dataclass(frozen=True)
+class View:
+    """One way to cut a picture.
+
+    Args:
+        resize: short side over the cut's.
+        corner: 0 to 3, ``CENTER``, or None for anywhere.
+        flip: mirrored.
+    """
+
+    resize: float
+    corner: int | None
+    flip: bool
+
+
+def views_of(crop: Crop, resizes: tuple[float, ...], flip: bool) -> tuple[View, ...]:
+    """What a picture is seen as in training, one at random: of the ten crops, the flip makes five."""
+    corners: dict[Crop, tuple[int | None, ...]] = {"center": (CENTER,), "random": (None,), "ten": (0, 1, 2, 3, CENTER)}
+    return tuple(View(*choice) for choice in product(resizes, corners[crop], (False, True) if flip else (False,)))
 
 
 def resize_short_side(image: Image.Image, size: int, box_first: bool) -> Image.Image:
@@ -19,18 +43,15 @@ def resize_short_side(image: Image.Image, size: int, box_first: bool) -> Image.I
     return image.resize(target, Image.Resampling.BICUBIC if box_first else Image.Resampling.LANCZOS)
 
 
-def corner(crop: Crop, free: tuple[int, int], rng: np.random.Generator) -> tuple[int, int]:
+def corner_of(view: View, free: tuple[int, int], rng: np.random.Generator) -> tuple[int, int]:
     """Top left corner of the cut, where ``free`` = (width, height) is what the picture has to spare."""
-    if crop == "center":
-        return free[0] // 2, free[1] // 2
-    if crop == "random":
+    if view.corner is None:
         return int(rng.integers(free[0] + 1)), int(rng.integers(free[1] + 1))
-    corners = [(0, 0), (free[0], 0), (0, free[1]), free, (free[0] // 2, free[1] // 2)]  # of the ten, the flip makes the other five
-    return corners[int(rng.integers(5))]
+    return [(0, 0), (free[0], 0), (0, free[1]), free, (free[0] // 2, free[1] // 2)][view.corner]
 
 
-def cut(image: Image.Image, size: int, short_side: int, crop: Crop, box_first: bool, rng: np.random.Generator) -> np.ndarray:
-    """(size, size, 3) uint8."""
-    resized = resize_short_side(image.convert("RGB"), short_side, box_first)
-    left, top = corner(crop, (resized.width - size, resized.height - size), rng)
+def cut(image: Image.Image, size: int, view: View, box_first: bool, rng: np.random.Generator) -> np.ndarray:
+    """(size, size, 3) uint8, not mirrored yet."""
+    resized = resize_short_side(image.convert("RGB"), round(size * view.resize), box_first)
+    left, top = corner_of(view, (resized.width - size, resized.height - size), rng)
     return np.asarray(resized.crop((left, top, left + size, top + size)))

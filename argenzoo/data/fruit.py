@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from argenzoo.data.images import DataConfig
+from argenzoo.data.images import DataConfig, decode
 from argenzoo.errors import ArgenzooError
 
 SHA256 = "39ff392b2c21f301e74549ff51d6df0001dc5f88a38bb5abc99e01269302f369"
@@ -47,4 +47,4 @@ class Fruit:
         return self._labels[index]
 
     def open(self, index: int) -> Image.Image:
-        return Image.open(io.BytesIO(self._pictures[index]))
+        return decode(self._pictures[index], f"fruit picture {index}")

@@ -1,35 +1,51 @@
-"""What a set of labelled pictures is, and its views at a tokenizer's size."""
+"""What a set of labelled pictures is, how it is cut, and how it is split."""
 
 from __future__ import annotations
 
-from typing import Protocol
+import io
+from pathlib import Path
+from typing import Literal, Protocol
 
 import numpy as np
-import torch
-from PIL import Image
-from pydantic import Field
+from PIL import Image, UnidentifiedImageError
+from pydantic import Field, field_validator
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from argenzoo.data.crops import Crop, cut
+from argenzoo.data.crops import Crop
 from argenzoo.errors import ArgenzooError
 from argenzoo.registry import Config
 from argenzoo.rng import philox
 
+DEEP = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")  # PIL would clip these to white
+
 
 class DataConfig(Config):
-    """How any set is cut and split."""
+    """How any set is cut and split, and whether its encoded tokens are read instead."""
 
     crop: Crop = Field("center", description="ten: the corners and the centre, one at random")
-    resize: float = Field(1.0, ge=1, description="short side over the cut's, before cutting (VAR 1.125, LlamaGen 1.1)")
+    resize: float | tuple[float, ...] = Field(1.0, description="short side over the cut's (VAR 1.125); several: one at random")
     box_first: bool = Field(True, description="ADM's resizing; false: Lanczos")
     flip: bool = True
     held_out: float = Field(0.05, ge=0, lt=1, description="fraction of the pictures kept for evaluation")
-    in_memory: bool = Field(False, description="cut once and keep; needs crop: center")
+    corrupt: Literal["fail", "skip"] = Field("fail", description="a picture that can't be read; skip: the next one, counted")
+    in_memory: bool = Field(False, description="cut once and keep; needs crop: center and one resize")
+    cache: str | None = Field(None, description="folder made by 'argenzoo cache': its tokens are read, not the pictures")
+
+    @field_validator("resize")
+    @classmethod
+    def _at_least_one(cls, value: float | tuple[float, ...]) -> float | tuple[float, ...]:
+        if not value or min(np.atleast_1d(value)) < 1:
+            raise ValueError("the short side can't be smaller than the cut: at least 1 each")
+        return value
+
+    @property
+    def resizes(self) -> tuple[float, ...]:
+        """As a list, whichever way it was written."""
+        return self.resize if isinstance(self.resize, tuple) else (self.resize,)
 
 
 class ImageSet(Protocol):
-    """Labelled pictures, opened when asked for."""
+    """Labelled pictures, opened when asked for. It may have ``held_out``, the indices that it keeps for evaluation itself."""
 
     classes: tuple[str, ...]
 
@@ -41,50 +57,33 @@ class ImageSet(Protocol):
         """Raises ArgenzooError where the picture is corrupt, naming it."""
 
 
-class Views(Dataset[tuple[Tensor, int]]):
-    """A set at ``size`` pixels. An item's key is (index, draw): its cut and flip depend on (seed, draw) alone.
+def decode(source: Path | bytes, name: str) -> Image.Image:
+    """A picture from a file or its bytes. Raises ArgenzooError, with ``name``, where it is corrupt or not of 8 bits a channel."""
+    try:
+        image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+        image.load()
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ArgenzooError(f"{name} is empty, truncated or no picture ({' '.join(str(error).split())})") from None
+    if image.mode in DEEP:
+        raise ArgenzooError(f"{name} has pixels of mode {image.mode}: pictures of 8 bits a channel (0 to 255) are expected")
+    return image
 
-    Args:
-        indices: the part of the set that is seen (training or held out).
-        augment: flips and random cuts; off for evaluation.
+
+def split(images: ImageSet, config: DataConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Indices (for training, held out): the same for every run.
+
+    Raises:
+        ArgenzooError: a part would be empty, or the set keeps its own part and a fraction is asked for besides.
     """
-
-    def __init__(self, images: ImageSet, config: DataConfig, size: int, indices: np.ndarray, seed: int = 0, augment: bool = True) -> None:
-        if config.in_memory and config.crop != "center":
-            raise ArgenzooError(f"data.in_memory keeps one cut of each picture: it needs data.crop=center, not {config.crop}")
-        self.images, self.config, self.size, self.indices, self.seed, self.augment = images, config, size, indices, seed, augment
-        self._kept: dict[int, np.ndarray] = {}
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
-        """(picture (3, size, size) uint8, label)."""
-        position, draw = key
-        index = int(self.indices[position])
-        rng = philox(self.seed, "augment", draw)
-        array = self._cut(index, rng)
-        if self.augment and self.config.flip and rng.random() < 0.5:
-            array = array[:, ::-1]
-        return torch.from_numpy(array.transpose(2, 0, 1).copy()), self.images.label(index)
-
-    def _cut(self, index: int, rng: np.random.Generator) -> np.ndarray:
-        if index in self._kept:
-            return self._kept[index]
-        config = self.config
-        crop: Crop = config.crop if self.augment else "center"
-        array = cut(self.images.open(index), self.size, round(self.size * config.resize), crop, config.box_first, rng)
-        if config.in_memory:
-            self._kept[index] = array
-        return array
-
-
-def split(count: int, held_out: float) -> tuple[np.ndarray, np.ndarray]:
-    """Indices (for training, held out): the same for every run. Raises ArgenzooError where a part would be empty."""
-    order = philox(0, "split", 0).permutation(count)
-    kept = int(count * held_out)
-    if held_out and not kept:
-        raise ArgenzooError(f"data.held_out {held_out} of {count} pictures is none: use a larger fraction, or 0")
+    own = getattr(images, "held_out", None)
+    if own is not None:
+        if config.held_out:
+            raise ArgenzooError(f"these data have a held-out part of their own: set data.held_out=0, not {config.held_out}")
+        return np.setdiff1d(np.arange(len(images)), own), np.asarray(own)
+    order = philox(0, "split", 0).permutation(len(images))
+    kept = int(len(images) * config.held_out)
+    if config.held_out and not kept:
+        raise ArgenzooError(f"data.held_out {config.held_out} of {len(images)} pictures is none: use a larger fraction, or 0")
     return np.sort(order[kept:]), np.sort(order[:kept])
 
 

@@ -1,21 +1,31 @@
-"""The order in which training reads a set: a function of (seed, step) alone, on any number of processes."""
+"""The order in which training reads its samples: a function of (seed, step) alone, on any number of processes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
+import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from torch.utils.data import DataLoader, Dataset, Sampler
 
+from argenzoo.data.shuffle import Shuffle
+from argenzoo.data.views import Sample
 from argenzoo.errors import ArgenzooError
-from argenzoo.rng import philox
+
+
+class Batch(NamedTuple):
+    """A micro-batch: what the set stores (pictures or tokens), labels (B,), draws (B,), and notes on corrupt pictures."""
+
+    stored: Tensor
+    labels: Tensor
+    draws: Tensor
+    notes: tuple[str, ...]
 
 
 class Stream(Sampler[list[tuple[int, int]]]):
     """Endless shuffled epochs, cut into this process's micro-batches. Draw number ``step * batch_size + j`` is
-    position ``draw % count`` of epoch ``draw // count``: an epoch ends inside a batch where it must, nothing is dropped.
+    entry ``draw % count`` of epoch ``draw // count``: an epoch ends inside a batch where it must, nothing is dropped.
 
     Args:
         count: samples of the set.
@@ -31,7 +41,7 @@ class Stream(Sampler[list[tuple[int, int]]]):
             raise ArgenzooError(f"train.batch_size {batch_size} is no multiple of {world} processes x {accumulate} accumulation steps")
         self.count, self.batch_size, self.seed = count, batch_size, seed
         self.start, self.stop, self.accumulate, self.rank, self.world = start, stop, accumulate, rank, world
-        self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
+        self._epoch, self._order = 0, Shuffle(count, seed, 0)
 
     def __len__(self) -> int:
         return (self.stop - self.start) * self.accumulate
@@ -47,31 +57,39 @@ class Stream(Sampler[list[tuple[int, int]]]):
         """Which sample a draw is."""
         epoch, offset = divmod(draw, self.count)
         if epoch != self._epoch:
-            self._epoch, self._order = epoch, philox(self.seed, "epoch", epoch).permutation(self.count)
-        return int(self._order[offset])
+            self._epoch, self._order = epoch, Shuffle(self.count, self.seed, epoch)
+        return self._order[offset]
 
 
 class Keyed(Dataset[Any]):
     """Returns the draw beside the sample, for the random numbers that depend on it."""
 
-    def __init__(self, views: Any) -> None:
-        self.views = views
+    def __init__(self, samples: Any) -> None:
+        self.samples = samples
 
     def __getitem__(self, key: tuple[int, int]) -> Any:
         try:
-            return *self.views[key], key[1]
+            return self.samples[key], key[1]
         except ArgenzooError as error:  # a worker process would wrap it in its traceback
             return error
 
 
-def collate(items: list[Any]) -> Any:
+def collate(items: list[Any]) -> Batch | ArgenzooError:
     """A batch, or the first item's error, to be raised by ``batches``."""
-    return next((item for item in items if isinstance(item, ArgenzooError)), None) or default_collate(items)
+    failed = next((item for item in items if isinstance(item, ArgenzooError)), None)
+    return failed or together([sample for sample, _ in items], [draw for _, draw in items])
 
 
-def batches(views: Any, stream: Stream, workers: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Micro-batches (pictures, labels, draws). Raises ArgenzooError on a corrupt picture, in whichever process it was found."""
-    for batch in DataLoader(Keyed(views), batch_sampler=stream, num_workers=workers, collate_fn=collate):
+def together(samples: list[Sample], draws: list[int]) -> Batch:
+    """Samples -> a batch."""
+    labels = torch.tensor([sample.label for sample in samples])
+    notes = tuple(note for sample in samples for note in sample.notes)
+    return Batch(torch.stack([sample.stored for sample in samples]), labels, torch.tensor(draws), notes)
+
+
+def batches(samples: Any, stream: Stream, workers: int, pin: bool = False) -> Iterator[Batch]:
+    """Micro-batches. Raises ArgenzooError on a corrupt picture, in whichever process it was found."""
+    for batch in DataLoader(Keyed(samples), batch_sampler=stream, num_workers=workers, collate_fn=collate, pin_memory=pin):
         if isinstance(batch, ArgenzooError):
             raise batch
-        yield tuple(batch)
+        yield batch

@@ -28,6 +28,11 @@ class MARState:
     known: Tensor
     count: int = 0
 
+    def skip(self, positions: Tensor) -> None:
+        """Its tokens are known from now on."""
+        self.known = put(self.known, positions, torch.ones_like(positions, dtype=torch.bool))
+        self.count += positions.shape[-1]
+
 
 class MAR(nn.Module):
     """An encoder over the condition's buffer and the known tokens, a decoder over the buffer and all positions; half of the blocks each."""
@@ -114,8 +119,7 @@ class MAR(nn.Module):
     def step(self, state: MARState, context: Tensor, positions: Tensor) -> Tensor:
         """z (B, n, D) of the next set, from all that is known."""
         z = take(self._run(context, state.condition, ~state.known, state.count), positions)
-        state.known = put(state.known, positions, torch.ones_like(z[..., 0], dtype=torch.bool))
-        state.count += positions.shape[-1]
+        state.skip(positions if positions.dim() == 2 else positions.expand(len(z), -1))
         return z
 
     def _run(self, context: Tensor, condition: Condition, mask: Tensor, count: int) -> Tensor:

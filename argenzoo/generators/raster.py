@@ -29,6 +29,12 @@ class RasterState:
     mask: Tensor | None
     last: Tensor | None = None
 
+    def skip(self, positions: Tensor) -> None:
+        """Pass over a step without doing it: for counting, the caches hold nothing there."""
+        for cache in self.caches:
+            cache.length += positions.shape[-1]
+        self.last = positions
+
 
 class Raster(nn.Module):
     """A causal transformer behind a prefix (one class token, or text); the prefix's last output predicts the first token.

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from argenzoo.errors import ArgenzooError
 from argenzoo.guidance import guided
+from argenzoo.precision import full_precision
 from argenzoo.protocols import Progress, TokenSpace
 from argenzoo.registry import Config as PartConfig
 from argenzoo.rng import Draws, GlobalRng
@@ -50,7 +51,7 @@ class CrossEntropy(nn.Module):
 
     def logits(self, z: Tensor) -> Tensor:
         """(..., D) -> (..., V) in float32."""
-        with torch.autocast(z.device.type, enabled=False) if self.config.float32 else nullcontext():
+        with full_precision(z.device) if self.config.float32 else nullcontext():
             return self.linear(z.to(self.linear.weight.dtype) if self.config.float32 else z).float()
 
     def loss(self, z: Tensor, tokens: Tensor, rng: Draws | None = None) -> Tensor:

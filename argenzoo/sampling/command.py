@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from argenzoo.build import build_model, find, weights_in
-from argenzoo.checkpoint import sha256
+from argenzoo.checkpoint import read_about, sha256
 from argenzoo.errors import ArgenzooError, suggestion
 from argenzoo.grids import save_grid, save_png, to_uint8
 from argenzoo.model import ARModel
 from argenzoo.versions import about
 
+COLD = 0.01  # of the first weights in an average
 PICTURES = "[0-9]*_class[0-9]*.png"
 
 
@@ -51,6 +53,7 @@ def sample(
     if source is None:
         raise ArgenzooError(f"'{checkpoint}' is a recipe, not a checkpoint: train it first, then sample from its run folder")
     model = build_model(source, device=checked_device(device))
+    warn_if_cold(weights_in(source))
     chosen = labels_of(model, classes)
     count = 4 * len(chosen) if num is None else num
     if count < 1:
@@ -64,6 +67,14 @@ def sample(
     made = {"num": count, "seed": seed, "labels": labels, "seconds": round(time.perf_counter() - began, 3), **how_made(model, source)}
     write(folder, pictures, labels, chosen, made)
     return made
+
+
+def warn_if_cold(weights: Path) -> None:
+    """Averaged weights that are still mostly those of the first step make noise, however well the run went (MAR's threads 48 and 105)."""
+    share = float(read_about(weights).get("ema_share", 0))
+    if share > COLD:
+        text = f"warning: {weights} are averaged weights that are still {share:.0%} those of step 1"
+        tqdm.write(f"{text}: train longer, or with train.ema_warmup=true", file=sys.stderr)
 
 
 def how_made(model: ARModel, source: Path) -> dict[str, Any]:

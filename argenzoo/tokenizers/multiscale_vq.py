@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from argenzoo.errors import ArgenzooError
+from argenzoo.precision import full_precision
 from argenzoo.protocols import Terms, TokenSpace
 from argenzoo.rng import Draws
 from argenzoo.tokenizers.autoencoder import Autoencoder, AutoencoderConfig
@@ -140,7 +141,7 @@ class MultiscaleVQ(nn.Module):
         """The pyramid of a latent (B, C, H, W): each scale's code map, and the sums up to each. Always in float32."""
         maps, sums = [], []
         total = torch.zeros_like(latent)
-        with torch.autocast(latent.device.type, enabled=False):
+        with full_precision(latent.device):
             for k in range(len(self.config.scales)):
                 maps.append(code(self._shrink(latent - total.detach(), k)))
                 total = total + self._grow(maps[-1], k)
@@ -159,7 +160,7 @@ class MultiscaleVQ(nn.Module):
     def _sums(self, maps: list[Tensor]) -> list[Tensor]:
         """f_hat after each of the first scales, (B, C, H, W)."""
         sums: list[Tensor] = []
-        with torch.autocast(self.codebook.weight.device.type, enabled=False):
+        with full_precision(self.codebook.weight.device):
             for k, map_ in enumerate(maps):
                 grown = self._grow(map_.float(), k)
                 sums.append(sums[-1] + grown if sums else grown)

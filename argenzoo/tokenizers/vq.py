@@ -8,6 +8,7 @@ from einops import rearrange
 from pydantic import Field
 from torch import Tensor, nn
 
+from argenzoo.precision import full_precision
 from argenzoo.protocols import Terms, TokenSpace
 from argenzoo.rng import Draws
 from argenzoo.tokenizers.autoencoder import Autoencoder, AutoencoderConfig
@@ -84,7 +85,7 @@ class VQ(nn.Module):
 
     def _distances(self, vectors: Tensor) -> Tensor:
         """(B, N, C) -> squared distances to all codes (B, N, V)."""
-        with torch.autocast(vectors.device.type, enabled=False):
+        with full_precision(vectors.device):
             codes = self.codes
             return vectors.square().sum(-1, keepdim=True) + codes.square().sum(-1) - 2 * vectors @ codes.T
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from timm.utils import ModelEmaV3
-from torch import nn
+from torch import Tensor, nn
 
 from argenzoo.errors import ArgenzooError
 from argenzoo.recipe import TrainConfig
@@ -40,8 +40,8 @@ class Player:
         """The averaged weights where there are any: what is evaluated, sampled and used."""
         return self.module if self.ema is None else self.ema.module
 
-    def update(self, accelerator: Any, step: int) -> dict[str, float]:
-        """One optimizer step at its scheduled rate; returns the rate and the gradient's norm."""
+    def update(self, accelerator: Any, step: int, loss: Any) -> dict[str, float]:
+        """One optimizer step at its scheduled rate, skipped on every process where loss or gradient is not finite on one."""
         factor, decay = lr_factor(self.config, step, self.steps), weight_decay(self.config, step, self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.lr * factor
@@ -49,11 +49,19 @@ class Player:
         clip = self.config.clip if self.config.clip is not None else float("inf")
         accelerator.unscale_gradients(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.prepared.parameters(), clip)
-        self.optimizer.step()
+        finite = self._finite(accelerator, norm, loss)
+        if finite or accelerator.scaler is not None:  # fp16's scaler skips the step itself, and must see it to adapt
+            self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        if self.ema is not None:
+        if finite and self.ema is not None:
             self.ema.update(self.module, step + 1)
-        return {"lr": self.config.lr * factor, "grad_norm": float(norm)}
+        return {"lr": self.config.lr * factor, "grad_norm": float(norm), "skipped": float(not finite)}
+
+    def _finite(self, accelerator: Any, norm: Tensor, loss: Tensor) -> bool:
+        good = (norm.isfinite() & loss.isfinite()).float()
+        if accelerator.num_processes > 1:
+            good = accelerator.reduce(good, "mean")
+        return bool(good == 1)
 
 
 def make_optimizer(module: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:

@@ -13,21 +13,23 @@ import torch
 from argenzoo.checkpoint import EMA, MODEL, RECIPE, STATE, TOKENIZER, load_strict, read_weights, save_weights, sha256, write_atomically
 from argenzoo.errors import ArgenzooError
 from argenzoo.recipe import Recipe, load_recipe
+from argenzoo.training.guards import ema_share
 from argenzoo.training.player import Player
 from argenzoo.training.tasks import Task
 from argenzoo.versions import about
 
 
-def save(folder: Path, recipe: Recipe, task: Task, step: int, scaler: Any = None) -> None:
-    """Write the checkpoint of ``step`` under a temporary name, then rename. ``scaler``: of fp16, where there is one."""
-    main, *others = task.players
+def save(folder: Path, recipe: Recipe, task: Task, players: list[Player], state: dict[str, Any]) -> None:
+    """Write a checkpoint under a temporary name, then rename. ``state``: ``step`` and what else the weights do not say."""
+    main, *others = players
 
     def write(path: Path) -> None:
         kind = {"tokenizer": json.dumps(replace(recipe.tokenizer, weights=None, sha256=None).dump())}
-        facts = {**about(), "recipe": recipe.name, "step": str(step), **(kind if recipe.generator is None else {})}
+        facts = {**about(), "recipe": recipe.name, "step": str(state["step"]), **(kind if recipe.generator is None else {})}
         save_weights(path / MODEL, weights_of(main, averaged=False), facts)
         if main.ema is not None:
-            save_weights(path / EMA, weights_of(main, averaged=True), facts)
+            share = {"ema_share": f"{ema_share(main.config, state['step']):.4f}"}
+            save_weights(path / EMA, weights_of(main, averaged=True), {**facts, **share})
         saved = recipe
         if recipe.generator is not None:
             save_weights(path / TOKENIZER, task.tokenizer.state_dict(), {**about(), **kind})
@@ -36,7 +38,9 @@ def save(folder: Path, recipe: Recipe, task: Task, step: int, scaler: Any = None
         (path / STATE).mkdir()
         for player in others:
             save_weights(path / STATE / f"{player.name}.safetensors", weights_of(player, averaged=False), facts)
-        torch.save(run_state(task, step, scaler), path / STATE / "run.pt")
+        # data position and randomness are functions of the step; readable with weights_only=True
+        optimizers = {player.name: player.optimizer.state_dict() for player in players}
+        torch.save({**state, "optimizers": optimizers}, path / STATE / "run.pt")
 
     write_atomically(folder, write)
 
@@ -52,17 +56,8 @@ def with_tokenizer(recipe: Recipe, path: Path) -> Recipe:
     return replace(recipe, tokenizer=replace(recipe.tokenizer, weights=path.name, sha256=sha256(path)))
 
 
-def run_state(task: Task, step: int, scaler: Any) -> dict[str, Any]:
-    """What the weights do not say. Data and randomness are functions of the step. Readable with ``weights_only=True``."""
-    return {
-        "step": step,
-        "optimizers": {player.name: player.optimizer.state_dict() for player in task.players},
-        "scaler": None if scaler is None else scaler.state_dict(),
-    }
-
-
-def resume(folder: Path, recipe: Recipe, task: Task, scaler: Any = None) -> int:
-    """Load a checkpoint into a task; returns its step.
+def resume(folder: Path, recipe: Recipe, task: Task, players: list[Player], scaler: Any = None) -> dict[str, Any]:
+    """Load a checkpoint into a task and its players; returns the state that was saved.
 
     Raises:
         ArgenzooError: the checkpoint is another recipe's, truncated, or does not fit.
@@ -80,7 +75,7 @@ def resume(folder: Path, recipe: Recipe, task: Task, scaler: Any = None) -> int:
                 raise ArgenzooError(f"{folder} was trained with train.{key} {getattr(saved.train, key)}: the data's order depends on it")
     if recipe.generator is not None:
         same_tokenizer(folder / TOKENIZER, task)
-    main, *others = task.players
+    main, *others = players
     load_into(getattr(main.module, "tokenizer", main.module), folder / MODEL)
     if main.ema is not None:
         load_into(getattr(main.ema.module, "tokenizer", main.ema.module), folder / EMA)
@@ -90,16 +85,16 @@ def resume(folder: Path, recipe: Recipe, task: Task, scaler: Any = None) -> int:
         state = torch.load(folder / STATE / "run.pt", map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise ArgenzooError(f"{folder / STATE / 'run.pt'} is missing or truncated ({' '.join(str(error).split())[:120]})") from None
-    for player in task.players:
+    for player in players:
         load_optimizer(player, state["optimizers"][player.name], folder)
     if scaler is not None and state["scaler"] is not None:
         scaler.load_state_dict(state["scaler"])
-    return state["step"]
+    return state
 
 
 def same_part(ours: Any, theirs: Any) -> bool:
     """Whether two parts are the same but for what training writes into them."""
-    written = {"names"}
+    written = {"names", "cache", "in_memory", "corrupt"}  # names: by training; the others change no sample that is read
     if ours is None or theirs is None:
         return ours is theirs
     return ours.name == theirs.name and ours.config.model_dump(exclude=written) == theirs.config.model_dump(exclude=written)

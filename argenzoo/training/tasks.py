@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from argenzoo.build import assemble, build_tokenizer, make_tokenizer
+from argenzoo.build import assemble, build_tokenizer, encoded, make_tokenizer
 from argenzoo.errors import ArgenzooError, suggestion
 from argenzoo.model import ARModel, ARNetwork, evaluating
-from argenzoo.recipe import Recipe
+from argenzoo.recipe import Recipe, TrainConfig
 from argenzoo.rng import Draws, Rng
 from argenzoo.training.player import Player
 
@@ -21,13 +21,24 @@ from argenzoo.training.player import Player
 class Task(Protocol):
     """Between the loop and the parts."""
 
-    players: list[Player]
     tokenizer: Any
 
-    def inputs(self, pictures: Tensor, labels: Tensor, rng: Draws) -> tuple:
-        """A batch (pictures in [-1, 1]) -> what every player's module takes."""
+    def players(self, steps: int) -> list[Player]:
+        """What is trained, made once, with each part's optimizer."""
 
-    def evaluate(self, pictures: Tensor, labels: Tensor, rng: Draws) -> dict[str, tuple[Tensor, Tensor]]:
+    def encode(self, pictures: Tensor) -> Tensor:
+        """Pictures in [-1, 1] -> what ``inputs`` takes (and a cache stores)."""
+
+    def check(self, labels: Tensor) -> None:
+        """Raises ArgenzooError on a label that this recipe can't have."""
+
+    def example_tokens(self, stored: Tensor) -> Tensor | None:
+        """Tokens to be looked at before training; None where the tokenizer is what is trained."""
+
+    def inputs(self, stored: Tensor, labels: Tensor, rng: Draws) -> tuple:
+        """A batch -> what every player's module takes."""
+
+    def evaluate(self, inputs: tuple) -> dict[str, tuple[Tensor, Tensor]]:
         """Held-out figures as (sum, count), of the averaged weights."""
 
     def summary(self, totals: dict[str, tuple[Tensor, Tensor]]) -> dict[str, float]:
@@ -40,35 +51,50 @@ class Task(Protocol):
         """Before a checkpoint: what is measured on training pictures, batch by batch, goes into the weights."""
 
 
-ENCODED_AT_ONCE = 32  # pictures: bounds the memory of the tokenizer's first level
-
-
 class GeneratorTask:
     """Encodes with the frozen tokenizer, trains conditioner, generator and head."""
 
-    def __init__(self, recipe: Recipe, steps: int, device: torch.device) -> None:
+    def __init__(self, recipe: Recipe, device: torch.device) -> None:
         assert recipe.train is not None
         if recipe.tokenizer.weights is None:
             raise ArgenzooError(
                 f"recipe '{recipe.name}' trains a generator on a frozen tokenizer and needs its weights: "
                 "set tokenizer.weights to a tokenizer's run folder or .safetensors file"
             )
+        self.config: TrainConfig = recipe.train
         self.tokenizer = build_tokenizer(recipe, device=device)
         torch.manual_seed(recipe.train.seed)
         self.model: ARModel = assemble(recipe, self.tokenizer)
-        self.players = [Player("network", self.model.network, recipe.train, steps)]
+        self._player: Player | None = None
+
+    def players(self, steps: int) -> list[Player]:
+        self._player = Player("network", self.model.network, self.config, steps)
+        return [self._player]
+
+    @property
+    def _averaged(self) -> ARNetwork:
+        return self.model.network if self._player is None else cast(ARNetwork, self._player.averaged)
+
+    def encode(self, pictures: Tensor) -> Tensor:
+        return encoded(self.tokenizer, pictures)
+
+    def check(self, labels: Tensor) -> None:
+        self.model.conditioner.check(labels)
 
     @torch.no_grad()
-    def inputs(self, pictures: Tensor, labels: Tensor, rng: Draws) -> tuple:
-        stored = torch.cat([self.tokenizer.encode(part) for part in pictures.split(ENCODED_AT_ONCE)])
+    def example_tokens(self, stored: Tensor) -> Tensor:
+        return self.tokenizer.tokens(stored)
+
+    @torch.no_grad()
+    def inputs(self, stored: Tensor, labels: Tensor, rng: Draws) -> tuple:
         tokens = self.tokenizer.tokens(stored, rng)
         return self.tokenizer.context(tokens), tokens, labels, rng
 
     @torch.no_grad()
-    def evaluate(self, pictures: Tensor, labels: Tensor, rng: Draws) -> dict[str, tuple[Tensor, Tensor]]:
-        network = self.players[0].averaged
+    def evaluate(self, inputs: tuple) -> dict[str, tuple[Tensor, Tensor]]:
+        network = self._averaged
         with evaluating(network):
-            figures = network(*self.inputs(pictures, labels, rng))
+            figures = network(*inputs)
         figures.pop("loss")
         mask = figures.pop("mask").float()
         levels = self.tokenizer.space.levels.to(mask.device)
@@ -87,7 +113,7 @@ class GeneratorTask:
 
     def pictures(self, examples: Tensor, labels: Tensor) -> Tensor:
         """Two rows, of the examples' labels."""
-        model = ARModel(self.tokenizer, cast(ARNetwork, self.players[0].averaged), self.model.sampling)
+        model = ARModel(self.tokenizer, self._averaged, self.model.sampling)
         count = len(labels)
         made = model.generate(torch.cat([labels, labels]).cpu(), seed=0, indices=list(range(2 * count)))
         return made.view(2, count, *made.shape[1:])
@@ -118,28 +144,47 @@ class TokenizerObjective(nn.Module):
 class TokenizerTask:
     """Trains a tokenizer; ``tokenizer.weights``, where set, is where it starts from."""
 
-    def __init__(self, recipe: Recipe, steps: int, device: torch.device) -> None:
+    def __init__(self, recipe: Recipe, device: torch.device) -> None:
         assert recipe.train is not None
         if not recipe.loss:
             raise ArgenzooError(
                 f"recipe '{recipe.name}' trains a tokenizer and needs a loss section, e.g. loss: {{l2: 1.0, codebook: 1.0}}"
             )
+        self.config: TrainConfig = recipe.train
         torch.manual_seed(recipe.train.seed)
         self.tokenizer = (build_tokenizer(recipe) if recipe.tokenizer.weights else make_tokenizer(recipe.tokenizer)).to(device)
-        self.players = [Player("tokenizer", TokenizerObjective(self.tokenizer, recipe.loss), recipe.train, steps)]
+        self.objective = TokenizerObjective(self.tokenizer, recipe.loss)
+        self._player: Player | None = None
 
-    def inputs(self, pictures: Tensor, labels: Tensor, rng: Draws) -> tuple:
-        return pictures, rng
+    def players(self, steps: int) -> list[Player]:
+        self._player = Player("tokenizer", self.objective, self.config, steps)
+        return [self._player]
+
+    def encode(self, pictures: Tensor) -> Tensor:
+        return pictures
+
+    def check(self, labels: Tensor) -> None:
+        """A tokenizer reads no labels."""
+
+    def example_tokens(self, stored: Tensor) -> None:
+        return None
+
+    def inputs(self, stored: Tensor, labels: Tensor, rng: Draws) -> tuple:
+        return stored, rng
+
+    @property
+    def _averaged_objective(self) -> Any:
+        return self.objective if self._player is None else self._player.averaged
 
     @property
     def _averaged(self) -> Any:
-        return self.players[0].averaged.tokenizer
+        return self._averaged_objective.tokenizer
 
     @torch.no_grad()
-    def evaluate(self, pictures: Tensor, labels: Tensor, rng: Draws) -> dict[str, tuple[Tensor, Tensor]]:
-        objective = self.players[0].averaged
+    def evaluate(self, inputs: tuple) -> dict[str, tuple[Tensor, Tensor]]:
+        objective, pictures = self._averaged_objective, inputs[0]
         with evaluating(objective):
-            figures = objective(pictures, rng)
+            figures = objective(*inputs)
         clamped = figures.pop("reconstruction").clamp(-1, 1)
         error = ((clamped - pictures) / 2).square().flatten(1).mean(1)  # of pictures in [0, 1]
         figures["psnr"] = (-10 * error.clamp(min=1e-10).log10()).mean()

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 
 import torch
@@ -16,85 +15,89 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType, gather_object
 from torch import Tensor
 
-from argenzoo.checkpoint import checkpoints
-from argenzoo.data.images import ImageSet, Views, split, to_unit
-from argenzoo.data.stream import Stream, batches
+from argenzoo.checkpoint import checkpoints, note_best, prune, step_name
+from argenzoo.data.stream import Batch, Stream, batches
 from argenzoo.errors import ArgenzooError
 from argenzoo.grids import save_grid
 from argenzoo.recipe import Recipe
-from argenzoo.registry import conditioners, datasets
+from argenzoo.registry import conditioners
 from argenzoo.rng import Rng, philox
+from argenzoo.training.guards import Skips, ema_warning
 from argenzoo.training.logs import Logs, ended
+from argenzoo.training.memory import advice, is_out_of_memory
 from argenzoo.training.player import Player
+from argenzoo.training.reader import GROUP, Reader
+from argenzoo.training.source import Source, open_source
 from argenzoo.training.state import resume, save
 from argenzoo.training.tasks import GeneratorTask, Task, TokenizerTask
 from argenzoo.versions import about
+
+NOTES_SHOWN = 10  # corrupt pictures that are named
 
 
 def train(recipe: Recipe) -> Path:
     """Train what the recipe describes; returns the run's folder.
 
     Raises:
-        ArgenzooError: no data or train section, data that do not fit the recipe, a run that is there already, missing tokenizer weights.
+        ArgenzooError: no data or train section, data that do not fit the recipe, a run that is there already, missing tokenizer weights,
+            too many steps that are not finite, too little memory.
     """
     if recipe.data is None or recipe.train is None:
         raise ArgenzooError(f"recipe '{recipe.name}' has no {'data' if recipe.data is None else 'train'} section: it can't be trained")
-    images = datasets.get(recipe.data.name)(recipe.data.config)
-    recipe = with_classes(recipe, images)
-    return Trainer(recipe, images).run()
+    source = open_source(recipe.data)
+    recipe = with_classes(recipe, source.classes)
+    try:
+        return Trainer(recipe, source).run()
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ArgenzooError(f"out of memory: {advice(recipe)}") from None
 
 
-def with_classes(recipe: Recipe, images: ImageSet) -> Recipe:
+def with_classes(recipe: Recipe, classes: tuple[str, ...]) -> Recipe:
     """The recipe with the data's class names; another number of classes than the recipe's is an error that says both."""
     if recipe.conditioner is None:
         return recipe
-    config = conditioners.get(recipe.conditioner.name).named(recipe.conditioner.config, images.classes)
+    config = conditioners.get(recipe.conditioner.name).named(recipe.conditioner.config, classes)
     return replace(recipe, conditioner=replace(recipe.conditioner, config=config))
-
-
-GROUP = 32  # pictures evaluated at a time
 
 
 class Trainer:
     """One run."""
 
-    def __init__(self, recipe: Recipe, images: ImageSet) -> None:
-        assert recipe.data is not None
+    def __init__(self, recipe: Recipe, source: Source) -> None:
         assert recipe.train is not None
         self.recipe, self.config = recipe, recipe.train
         self.out = Path(self.config.out or f"runs/{recipe.name}")
         self._refuse_overwriting()
-        kept, held_out = split(len(images), recipe.data.config.held_out)
-        self.steps = self.config.steps or math.ceil((self.config.epochs or 0) * len(kept) / self.config.batch_size)
         AcceleratorState._reset_state()  # Accelerate keeps it for the process: an earlier run may have had another precision
         self.accelerator = Accelerator(mixed_precision="no" if self.config.precision == "fp32" else self.config.precision)
         self._refuse_unsupported()
         task = TokenizerTask if recipe.generator is None else GeneratorTask
-        self.task: Task = task(recipe, self.steps, self.accelerator.device)
-        size = self.task.tokenizer.image_size
-        self.training = Views(images, recipe.data.config, size, kept, self.config.seed)
-        self.held_out = Views(images, recipe.data.config, size, held_out, self.config.seed, augment=False)
-        self.start = 0
+        self.task: Task = task(recipe, self.accelerator.device)
+        self.training, self.held_out = source.samples(recipe, self.task.tokenizer)
+        self.steps = self.config.steps or math.ceil((self.config.epochs or 0) * len(self.training) / self.config.batch_size)
+        self.players = self.task.players(self.steps)
+        self.reader = Reader(self.task, self.accelerator.device)
+        self.start, self.skips = 0, Skips(self.config.max_skipped)
+        self.seconds = {"data": 0.0, "encoding": 0.0}  # since the last log step
+        self.corrupt: set[str] = set()
         self.figures: dict[str, float] = {}
 
     def run(self) -> Path:
         """All steps from where the run stands."""
-        for player in self.task.players:
+        for player in self.players:
             player.prepare(self.accelerator)
         saved = checkpoints(self.out)
         if saved:
-            self.start = resume(saved[-1], self.recipe, self.task, self.accelerator.scaler)
+            state = resume(saved[-1], self.recipe, self.task, self.players, self.accelerator.scaler)
+            self.start, self.skips.total = state["step"], state.get("skipped", 0)
         if self.start >= self.steps and ended(self.out):
             return self.out
-        facts = {
-            **about(),
-            "recipe": self.recipe.dump(),
-            "processes": self.accelerator.num_processes,
-            "device": str(self.accelerator.device),
-        }
-        self.logs = Logs(
-            self.out, self.recipe.name, self.start, self.steps, self.config.batch_size, self.accelerator.is_main_process, facts
-        )
+        warnings = self.reader.check(self.training)
+        self.logs = self._logs()
+        for text in warnings:
+            self.logs.say(f"warning: {text}")
         if self.config.resume and not saved:
             self.logs.say(f"train.resume: no checkpoint in {self.out}, starting at step 0")
         if not len(self.held_out):
@@ -107,42 +110,51 @@ class Trainer:
         except BaseException:
             self.logs.abort()
             raise
-        parameters = sum(p.numel() for player in self.task.players for p in player.module.parameters())
-        self.logs.close({"parameters": parameters, "steps": self.steps, **self.figures})
+        parameters = sum(p.numel() for player in self.players for p in player.module.parameters())
+        counts = {"parameters": parameters, "steps": self.steps, "skipped": self.skips.total, "corrupt": len(self.corrupt)}
+        self.logs.close({**counts, **self.figures})
         return self.out
 
     def _loop(self) -> None:
-        stream = batches(self.training, self._stream(), self.config.workers)
+        stream = batches(self.training, self._stream(), self.config.workers, pin=self.accelerator.device.type == "cuda")
         for step in range(self.start, self.steps):
             figures = self._step(step, stream)
             done = step + 1
             logged = done % self.config.log_every == 0 or done == self.steps
-            self.logs.step(done, self._mean(figures) if logged else None)
+            self.logs.step(done, self._mean(figures) if logged else None, self.seconds)
+            if logged:
+                self.seconds = dict.fromkeys(self.seconds, 0.0)
             with self.logs.paused():
                 self._now_and_then(done)
 
     def _now_and_then(self, done: int) -> None:
         """What happens every so many steps: the checkpoint first, so that nothing that fails afterwards can lose it."""
-        if self._due(done, self.config.save_every):
+        if saved := self._due(done, self.config.save_every):
             self._save(done)
         if self._due(done, self.config.eval_every):
-            self._evaluate(done)
+            self._evaluate(done, saved)
+        if saved and self.accelerator.is_main_process:
+            prune(self.out, self.config.keep)
         if self._due(done, self.config.sample_every):
             self._sample(done)
 
-    def _step(self, step: int, stream: Iterator[tuple[Tensor, Tensor, Tensor]]) -> dict[str, Tensor | float]:
+    def _step(self, step: int, stream: Iterator[Batch]) -> dict[str, Tensor | float]:
         """One optimizer step of every player, over ``accumulate`` micro-batches; what it logs is their mean."""
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
-        inputs = [self._inputs(step, *next(stream)) for _ in range(self.config.accumulate)]
+        inputs = [self._inputs(step, stream) for _ in range(self.config.accumulate)]
         # after the loader, which draws from torch's stream too when it starts
         torch.manual_seed(int(philox(self.config.seed, "dropout", step * world + rank).integers(2**63)))
         figures: dict[str, Tensor | float] = {}
-        for player in self.task.players:
+        skipped = False
+        for player in self.players:
             player.prepared.train()
             outs = [self._backward(player, arguments, last=arguments is inputs[-1]) for arguments in inputs]
             figures |= {name: torch.stack([out[name] for out in outs]).mean() for name in outs[0]}
-            figures |= player.update(self.accelerator, step)
-        return figures
+            updated = player.update(self.accelerator, step, figures["loss"])
+            skipped |= bool(updated.pop("skipped"))
+            figures |= updated
+        self.skips.note(step + 1, skipped, self._last_good())
+        return {**figures, "skipped": float(self.skips.total)}
 
     def _backward(self, player: Player, arguments: tuple, last: bool) -> dict[str, Tensor]:
         """One micro-batch; gradients are reduced over the processes with the last."""
@@ -151,23 +163,37 @@ class Trainer:
             self.accelerator.backward(out["loss"] / self.config.accumulate)
         return {name: value.detach() for name, value in out.items() if value.dim() == 0}
 
-    def _inputs(self, step: int, pictures: Tensor, labels: Tensor, draws: Tensor) -> tuple:
-        device = self.accelerator.device
-        rng = Rng(self.config.seed, draws.tolist(), "train", device, step)
-        return self.task.inputs(to_unit(pictures.to(device)), labels.to(device), rng)
+    def _inputs(self, step: int, stream: Iterator[Batch]) -> tuple:
+        """The next micro-batch, as the players take it; what the wait and the encoding took is counted."""
+        with self._timed("data"):
+            batch = next(stream)
+            for note in set(batch.notes) - self.corrupt:
+                self.corrupt.add(note)
+                if len(self.corrupt) <= NOTES_SHOWN:
+                    self.logs.say(f"skipped: {note}")
+            self.task.check(batch.labels)
+        rng = Rng(self.config.seed, batch.draws.tolist(), "train", self.accelerator.device, step)
+        with self._timed("encoding"):
+            return self.reader.inputs(batch.stored, batch.labels, self.training.encoded, rng)
+
+    @contextmanager
+    def _timed(self, what: str) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self.seconds[what] += time.perf_counter() - began
 
     def _mean(self, figures: dict[str, Tensor | float]) -> dict[str, float]:
         """Over the processes."""
         tensors = {name: torch.as_tensor(value, dtype=torch.float32, device=self.accelerator.device) for name, value in figures.items()}
         return {name: float(self.accelerator.reduce(tensor, "mean")) for name, tensor in tensors.items()}
 
-    def _evaluate(self, step: int) -> None:
+    def _evaluate(self, step: int, saved: bool = True) -> None:
         """Held-out figures with fixed draws, in groups with one shared draw (MAR's mask ratio) each, dealt over the processes."""
         count = min(len(self.held_out), self.config.eval_samples)
         if count == 0:
             return
         began, rank, world = time.perf_counter(), self.accelerator.process_index, self.accelerator.num_processes
-        mine = [self._evaluate_group(group, count) for group in range(rank, math.ceil(count / GROUP), world)]
+        mine = [self.reader.evaluate(self.held_out, group, count) for group in range(rank, math.ceil(count / GROUP), world)]
         totals: dict[str, tuple[Tensor, Tensor]] = {}
         for figures in gather_object(mine):
             for name, (total, number) in figures.items():
@@ -175,43 +201,43 @@ class Trainer:
                 totals[name] = old[0] + total, old[1] + number
         self.figures = {f"held_out_{name}": value for name, value in self.task.summary(totals).items()}
         self.logs.write("held_out", step, {**self.figures, "seconds": time.perf_counter() - began})
+        best = saved and self.accelerator.is_main_process and note_best(self.out, step, self.figures["held_out_loss"])
         main = {name: value for name, value in self.figures.items() if "/" not in name}
-        self.logs.say(f"step {step}: " + ", ".join(f"{name} {value:.4f}" for name, value in main.items()))
-
-    def _evaluate_group(self, group: int, count: int) -> dict[str, tuple[Tensor, Tensor]]:
-        chosen = list(range(group * GROUP, min((group + 1) * GROUP, count)))
-        pictures, labels = self._examples(self.held_out, chosen)
-        rng = Rng(0, chosen, "evaluate", self.accelerator.device, step=group)
-        return {name: (total.cpu(), number.cpu()) for name, (total, number) in self.task.evaluate(pictures, labels, rng).items()}
+        self.logs.say(f"step {step}: " + ", ".join(f"{name} {value:.4f}" for name, value in main.items()) + (" (best)" if best else ""))
+        if (warning := ema_warning(self.config, step)) is not None:
+            self.logs.say(f"warning: {warning}")
 
     def _sample(self, step: int) -> None:
         if self.accelerator.is_main_process:
-            rows = self.task.pictures(*self._some(self.held_out if len(self.held_out) else self.training))
+            rows = self.task.pictures(*self.reader.some(self.held_out if len(self.held_out) else self.training))
             facts = {**about(), "recipe": self.recipe.name, "step": str(step)}
             save_grid(rows, self.out / "samples" / f"step_{step:07d}.png", facts)
         self.accelerator.wait_for_everyone()
 
     def _save(self, step: int) -> None:
-        chosen = range(min(256, len(self.training)))
-        parts = (self._examples(self.training, list(chosen[i : i + GROUP]))[0] for i in range(0, len(chosen), GROUP))
-        self.task.finish(parts)
+        self.task.finish(self.reader.first(self.training))
         if self.accelerator.is_main_process:
-            save(self.out / f"step_{step:07d}", self.recipe, self.task, step, self.accelerator.scaler)
+            try:
+                save(self.out / step_name(step), self.recipe, self.task, self.players, self._state(step))
+            except OSError as error:
+                raise OSError(f"checkpoint of step {step} can't be saved ({error}). {self._last_good()}") from error
         self.accelerator.wait_for_everyone()
 
-    def _some(self, views: Views) -> tuple[Tensor, Tensor]:
-        """Up to eight examples, of different classes where there are."""
-        first: dict[int, int] = {}
-        for position, index in enumerate(views.indices):
-            first.setdefault(views.images.label(int(index)), position)
-        chosen = [position for _, position in sorted(first.items())][:8]
-        more = (position for position in range(len(views)) if position not in chosen)
-        return self._examples(views, [*chosen, *islice(more, 8 - len(chosen))])
+    def _state(self, step: int) -> dict:
+        scaler = self.accelerator.scaler
+        return {"step": step, "skipped": self.skips.total, "scaler": None if scaler is None else scaler.state_dict()}
 
-    def _examples(self, views: Views, positions: list[int]) -> tuple[Tensor, Tensor]:
-        pairs = [views[position, position] for position in positions]
-        pictures = to_unit(torch.stack([picture for picture, _ in pairs]))
-        return pictures.to(self.accelerator.device), torch.tensor([label for _, label in pairs], device=self.accelerator.device)
+    def _last_good(self) -> str:
+        saved = checkpoints(self.out)
+        return f"The last good checkpoint is {saved[-1]}" if saved else "There is no checkpoint yet"
+
+    def _logs(self) -> Logs:
+        accelerator = self.accelerator
+        facts = {**about(), "recipe": self.recipe.dump(), "processes": accelerator.num_processes, "device": str(accelerator.device)}
+        tokens = self.task.tokenizer.space.num_tokens
+        return Logs(
+            self.out, self.recipe.name, self.start, self.steps, self.config.batch_size, tokens, accelerator.is_main_process, facts
+        )  # fmt: skip
 
     def _stream(self) -> Stream:
         config, accelerator = self.config, self.accelerator

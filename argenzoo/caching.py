@@ -1,0 +1,263 @@
+"""``argenzoo cache``: encode every view of every picture once, in shards, resumable and parallel over processes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from argenzoo.build import ENCODED_AT_ONCE, build_tokenizer, encoded
+from argenzoo.checkpoint import fingerprint
+from argenzoo.data.cache import MANIFEST, Manifest, PartName, shard_path
+from argenzoo.data.crops import CENTER, View
+from argenzoo.data.images import ImageSet, split, to_unit
+from argenzoo.data.shards import Shard, open_shard, write_shard
+from argenzoo.data.views import Views
+from argenzoo.errors import ArgenzooError
+from argenzoo.recipe import Recipe
+from argenzoo.registry import datasets
+from argenzoo.rng import philox
+from argenzoo.versions import about
+
+
+@dataclass(frozen=True)
+class Job:
+    """One part of the cache, as this process writes it.
+
+    Args:
+        settings: what the tokens depend on; a shard's ``key`` is its hash.
+    """
+
+    folder: Path
+    part: PartName
+    pictures: AllViews
+    tokenizer: Any
+    dtype: np.dtype
+    per_shard: int
+    settings: dict[str, Any]
+
+    @property
+    def shards(self) -> int:
+        return -(-len(self.pictures) // self.per_shard)
+
+    @property
+    def key(self) -> str:
+        text = json.dumps({**self.settings, "part": self.part, "views": self.pictures.count, "samples": len(self.pictures)}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def present(self, number: int) -> Shard | None:
+        """A shard that is there and whole; None where it must be written. Raises ArgenzooError where it is another cache's."""
+        path = shard_path(self.folder, self.part, number)
+        if not path.is_file():
+            return None
+        try:
+            shard = open_shard(path)
+        except ArgenzooError:
+            return None
+        if shard.about.get("key") != self.key:
+            raise ArgenzooError(f"{path} was made with other data, settings or weights: choose another --out, or remove {self.folder}")
+        return shard if shard.checksum() == shard.about["sha256"] else None
+
+    def write(self, number: int, workers: int, tick: Callable[[int], object]) -> None:
+        """Encode a shard's samples, all views of each."""
+        positions = range(number * self.per_shard, min((number + 1) * self.per_shard, len(self.pictures)))
+        loader = DataLoader(self.pictures, sampler=positions, batch_size=None, num_workers=workers)
+        tokens, labels, notes = [], [], []
+        waiting: list[Tensor] = []
+        for pictures, label, wrong in loader:
+            waiting.append(pictures)
+            labels.append(label)
+            notes += wrong
+            if sum(map(len, waiting)) >= ENCODED_AT_ONCE or len(labels) == len(positions):
+                tokens.append(self._encode(torch.cat(waiting)))
+                tick(len(waiting))
+                waiting = []
+        stored = np.concatenate(tokens).reshape(len(positions), self.pictures.count, *tokens[0].shape[1:])
+        facts = {"key": self.key, "corrupt": json.dumps(notes), "largest": str(float(np.abs(stored.astype(np.float64)).max()))}
+        write_shard(shard_path(self.folder, self.part, number), stored, np.array(labels, np.int32), facts)
+
+    def _encode(self, pictures: Tensor) -> np.ndarray:
+        device = next(self.tokenizer.parameters()).device
+        made = encoded(self.tokenizer, to_unit(pictures.to(device))).cpu().numpy()
+        if not np.isfinite(made).all():
+            raise ArgenzooError("the tokenizer makes values that are not finite: its weights are damaged")
+        stored = made.astype(self.dtype)
+        if not np.isfinite(stored).all():
+            raise ArgenzooError(f"the tokenizer's values exceed {self.dtype}: use --dtype float32")
+        return stored
+
+
+class AllViews(Dataset[tuple[Tensor, int, list[str]]]):
+    """Every view of a picture: (views, 3, size, size) uint8, its label, notes on corrupt ones.
+
+    Args:
+        copies: how many random cuts, where the recipe cuts at random.
+    """
+
+    def __init__(self, views: Views, copies: int | None) -> None:
+        self.views = views
+        views.images = Once(views.images)
+        random = views.augment and views.config.crop == "random"
+        if random and copies is None:
+            raise ArgenzooError(
+                "data.crop is random: say how many cuts of each picture to keep, e.g. --copies 4, or set data.crop=center or ten"
+            )
+        if not random and copies is not None and views.augment:
+            raise ArgenzooError(f"--copies has no effect with data.crop={views.config.crop}: all its views are kept")
+        self.chosen = views.views if views.augment else (View(views.config.resizes[0], CENTER, False),)
+        self.count = copies if random and copies else len(self.chosen)
+
+    def __len__(self) -> int:
+        return len(self.views)
+
+    def __getitem__(self, position: int) -> tuple[Tensor, int, list[str]]:
+        samples = []
+        for copy in range(self.count):
+            rng = philox(self.views.seed, "cache", position * self.count + copy)
+            random = self.count != len(self.chosen) or self.chosen[0].corner is None
+            view = self.chosen[int(rng.integers(len(self.chosen)))] if random else self.chosen[copy]
+            samples.append(self.views.see(position, view, rng))
+        return torch.stack([sample.stored for sample in samples]), samples[0].label, list(samples[0].notes)
+
+
+class Once:
+    """An image set that keeps the last picture: its views are cut from one decoding."""
+
+    def __init__(self, images: ImageSet) -> None:
+        self.images, self.classes = images, images.classes
+        self._last: tuple[int, Image.Image] | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def label(self, index: int) -> int:
+        return self.images.label(index)
+
+    def open(self, index: int) -> Image.Image:
+        if self._last is None or self._last[0] != index:
+            self._last = index, self.images.open(index)
+        return self._last[1]
+
+
+def cache(
+    recipe: Recipe, out: str | Path, dtype: str = "float32", copies: int | None = None, per_shard: int = 4096, device: str | None = None
+) -> Manifest:
+    """Write what is missing of a recipe's cache; returns its manifest.
+
+    Args:
+        dtype: of vectors and moments, float32 or float16; ids are kept in 16 bits where the codebook allows.
+        copies: random cuts of each picture, where ``data.crop`` is random.
+        per_shard: samples a file; a kill loses at most one file a process.
+
+    Raises:
+        ArgenzooError: no data or tokenizer weights, ``out`` holds another cache, a corrupt picture.
+    """
+    if recipe.data is None:
+        raise ArgenzooError(f"recipe '{recipe.name}' has no data section: there is nothing to encode")
+    if recipe.tokenizer.weights is None:
+        raise ArgenzooError(
+            f"recipe '{recipe.name}' needs a trained tokenizer: set tokenizer.weights to its run folder or .safetensors file"
+        )
+    if per_shard < 1 or (copies is not None and copies < 1):
+        raise ArgenzooError("--shard and --copies must be at least 1")
+    state, folder = PartialState(), Path(out)
+    tokenizer = build_tokenizer(recipe, device=device or state.device)
+    began = time.perf_counter()
+    folder.mkdir(parents=True, exist_ok=True)
+    images = datasets.get(recipe.data.name)(recipe.data.config)
+    jobs = [job for job in jobs_of(recipe, folder, images, tokenizer, dtype, copies, per_shard) if len(job.pictures)]
+    for job in jobs:
+        run(job, state, recipe.train.workers if recipe.train else 0)
+    state.wait_for_everyone()
+    facts = {**about(), "recipe": recipe.name, "processes": str(state.num_processes), "seconds": f"{time.perf_counter() - began:.1f}"}
+    manifest = manifest_of(jobs, images, tokenizer, facts)
+    if state.is_main_process:
+        temporary = folder / f".{MANIFEST}.{os.getpid()}.tmp"
+        temporary.write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        temporary.rename(folder / MANIFEST)
+    return manifest
+
+
+def jobs_of(recipe: Recipe, folder: Path, images: Any, tokenizer: Any, dtype: str, copies: int | None, per_shard: int) -> list[Job]:
+    """Training and held-out part."""
+    assert recipe.data is not None
+    config, seed = recipe.data.config, recipe.train.seed if recipe.train else 0
+    kind = storage(tokenizer, dtype)
+    settings = {
+        "tokenizer": replace(recipe.tokenizer, weights=None, sha256=None).dump(),
+        "tokenizer_sha256": fingerprint(tokenizer.state_dict()),
+        "data": {**recipe.data.dump(), "cache": None, "in_memory": False},
+        "dtype": str(kind),
+        "per_shard": per_shard,
+    }
+    parts: dict[PartName, np.ndarray] = dict(zip(("train", "held_out"), split(images, config), strict=True))
+    config = config.model_copy(update={"in_memory": False})
+    return [
+        Job(
+            folder, part, AllViews(Views(images, config, tokenizer.image_size, indices, seed, augment=part == "train"), copies),
+            tokenizer, kind, per_shard, settings,
+        )
+        for part, indices in parts.items()
+    ]  # fmt: skip
+
+
+def storage(tokenizer: Any, dtype: str) -> np.dtype:
+    """What a token is kept in."""
+    if dtype not in ("float32", "float16"):
+        raise ArgenzooError(f"--dtype must be float32 or float16, not {dtype}")
+    vocab_size = tokenizer.space.vocab_size
+    if vocab_size is None:
+        return np.dtype(dtype)
+    if dtype != "float32":
+        raise ArgenzooError("--dtype has no effect: this tokenizer's tokens are ids")
+    return np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.int32)
+
+
+def run(job: Job, state: PartialState, workers: int) -> None:
+    """This process's shards: every ``num_processes``-th."""
+    mine = range(state.process_index, job.shards, state.num_processes)
+    total = sum(min(job.per_shard, len(job.pictures) - number * job.per_shard) for number in mine)
+    with tqdm(total=total, desc=f"{job.folder.name}/{job.part}", unit="picture", disable=not state.is_main_process) as bar:
+        for number in mine:
+            shard = job.present(number)
+            if shard is None:
+                job.write(number, workers, bar.update)
+            else:
+                bar.update(len(shard.labels))
+
+
+def manifest_of(jobs: list[Job], images: ImageSet, tokenizer: Any, facts: dict[str, str]) -> Manifest:
+    """From the shards' headers."""
+    shards = {job.part: [open_shard(shard_path(job.folder, job.part, number)) for number in range(job.shards)] for job in jobs}
+    every = [shard for part in shards.values() for shard in part]
+    parts = {
+        job.part: {
+            "count": len(job.pictures),
+            "views": job.pictures.count,
+            "corrupt": len({note for shard in shards[job.part] for note in json.loads(shard.about["corrupt"])}),
+        }
+        for job in jobs
+    }
+    values = {
+        **{key: jobs[0].settings[key] for key in ("tokenizer", "tokenizer_sha256", "data", "dtype", "per_shard")},
+        "image_size": tokenizer.image_size,
+        "classes": images.classes,
+        "shape": every[0].tokens.shape[2:],
+        "largest": max(float(shard.about["largest"]) for shard in every),
+        "parts": {"held_out": {"count": 0, "views": 1}, **parts},
+        "about": facts,
+    }
+    return Manifest.parse(values, MANIFEST)
