@@ -85,6 +85,9 @@ class Job:
                 tokens.append(self._encode(torch.cat(waiting)))
                 tick(len(waiting))
                 waiting = []
+        wrong = [label for label in labels if not 0 <= label < len(self.pictures.views.classes)]
+        if wrong:
+            raise ArgenzooError(f"the data hold the label {wrong[0]}: they have {len(self.pictures.views.classes)} classes")
         stored = np.concatenate(tokens).reshape(len(positions), self.pictures.count, *tokens[0].shape[1:])
         facts = {"key": self.key, "corrupt": json.dumps(notes), "largest": str(float(np.abs(stored.astype(np.float64)).max()))}
         write_shard(shard_path(self.folder, self.part, number), stored, np.array(labels, np.int32), facts)

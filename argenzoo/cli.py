@@ -28,7 +28,7 @@ def parser() -> argparse.ArgumentParser:
                                   formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     top.add_argument("--version", action="version", version=__version__)
     commands = top.add_subparsers(dest="command", required=True)
-    for name, text in {"train": "train a recipe", "show": "print a resolved recipe and its parameters"}.items():
+    for name, text in {"train": "train a recipe", "show": "print a resolved recipe, its parameters, FLOPs, memory and steps"}.items():
         command = commands.add_parser(name, help=text)
         command.add_argument("pairs", nargs="+", metavar="key=value", help="recipe=NAME|PATH, then overrides such as train.lr=1e-4")
     cache = commands.add_parser("cache", help="encode a recipe's pictures once, for trainings that read tokens")

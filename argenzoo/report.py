@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from argenzoo.data.cache import read_manifest
 from argenzoo.recipe import Recipe
 from argenzoo.summary import Cost, Memory, cost, memory, parameters_by_part, steps_of
 
 IMAGENET = 1_281_167
 
 
-def report(recipe: Recipe, samples: int = IMAGENET) -> str:
+def report(recipe: Recipe) -> str:
     """Parameters and memory by part, FLOPs an image, steps and tokens in all.
 
-    Args:
-        samples: of the training set, where the recipe counts epochs.
+    Epochs are of the recipe's cache, where it names one, else of ImageNet.
     """
+    kept = recipe.data.config.cache if recipe.data is not None else None
+    samples = IMAGENET if kept is None else read_manifest(kept).parts["train"].count
     found, counts = cost(recipe), parameters_by_part(recipe)
     need = memory(recipe, found)
     return "\n".join([*table(counts, need), "", *flops(recipe, found), "", *whole(recipe, found, need, samples)])

@@ -36,7 +36,7 @@ EDGES = {
     "build": MODEL | {"recipe", "checkpoint"},
     "counting": set(),
     "summary": {"build", "counting", "model", "protocols", "recipe", "rng"},
-    "report": {"recipe", "summary"},
+    "report": {"data", "recipe", "summary"},
     "grids": set(),
     "hub": BUILD,
     "data": BASE,

@@ -102,7 +102,7 @@ def test_list_and_show(capsys: pytest.CaptureFixture[str]):
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (["show", "recipe=var_d21"], "did you mean 'var_d20'"),
+        (["show", "recipe=var_d21"], "did you mean 'var_d2"),
         (["show", "recipe=var_d20", "head.nme=3"], "unknown key 'head.nme'"),
         (["show", "var_d20"], "'var_d20' is no key=value"),
         (["show", "train.lr=1"], "name a recipe"),

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pickle
+import pickletools
 import tarfile
 from pathlib import Path
 
@@ -46,8 +47,17 @@ def pickles(root: Path) -> Path:
     folder.mkdir()
     for i, part in enumerate(np.split(records_of(LABELS, PICTURES), 5)):
         batch = {b"labels": part[:, 0].tolist(), b"data": part[:, 1:], b"batch_label": b"training"}
-        (folder / f"data_batch_{i + 1}").write_bytes(pickle.dumps(batch, protocol=2))
+        (folder / f"data_batch_{i + 1}").write_bytes(as_python_2(pickle.dumps(batch, protocol=3)))
     return root
+
+
+def as_python_2(blob: bytes) -> bytes:
+    """Bytes as Python 2, which wrote torchvision's files, pickled its strings: the same layout under another opcode."""
+    old, out = {"SHORT_BINBYTES": b"U", "BINBYTES": b"T"}, bytearray(blob)
+    for opcode, _, position in pickletools.genops(blob):
+        if opcode.name in old and position is not None:
+            out[position : position + 1] = old[opcode.name]
+    return bytes(out)
 
 
 def parquet(root: Path) -> Path:

@@ -227,7 +227,7 @@ def test_resume_refuses_other_data(tokenizer_runs: dict[str, Path], pictures: Pa
 def test_stopped_before_the_last_evaluation(
     tokenizer_runs: dict[str, Path], pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    def stop(self: Trainer, step: int) -> None:
+    def stop(self: Trainer, step: int, saved: bool = True) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

@@ -65,10 +65,10 @@ def check_pictures(pictures: Tensor) -> None:
         raise ArgenzooError(f"the data give pictures of {pictures.dtype}: uint8, 0 to 255, is expected")
     if (pictures.flatten(1).amax(1) == pictures.flatten(1).amin(1)).all():
         raise ArgenzooError(
-            f"each of the first {len(pictures)} pictures is of one flat colour ({int(pictures[0, 0, 0, 0])} of 255): is that the set?"
+            f"each of {len(pictures)} pictures of the set is of one flat colour ({int(pictures[0, 0, 0, 0])} of 255): is that the set?"
         )
     if int(pictures.amax()) <= 1:
-        raise ArgenzooError("no pixel of the first pictures exceeds 1 of 255: they were scaled to [0, 1] before they were saved")
+        raise ArgenzooError(f"no pixel of {len(pictures)} pictures exceeds 1 of 255: they were scaled to [0, 1] before they were saved")
 
 
 def check_tokens(tokens: Tensor, space: Any) -> str | None:
@@ -82,7 +82,7 @@ def check_tokens(tokens: Tensor, space: Any) -> str | None:
         if low < 0 or high >= space.vocab_size:
             raise ArgenzooError(f"the tokenizer gives ids from {low} to {high}, its codebook has {space.vocab_size}")
         if low == high:
-            raise ArgenzooError(f"the tokenizer gives the id {low} for every token of the first pictures: its codebook has collapsed")
+            raise ArgenzooError(f"the tokenizer gives the id {low} for every token: its codebook has collapsed")
         return None
     std = float(tokens.float().std())
     hint = "train it longer, or measure its scale on these data (tokenizer.latent_scale)"

@@ -19,6 +19,12 @@ MEASURED = 256  # training pictures that a tokenizer's scale is measured on
 LOOKED_AT = 512  # samples among which examples of different classes are looked for
 
 
+def spaced(samples: Samples, count: int) -> list[int]:
+    """At most ``count`` positions over the whole set, which may be sorted by class."""
+    count = min(count, len(samples))
+    return [i * len(samples) // count for i in range(count)]
+
+
 class Reader:
     """Knows whether samples are pictures or tokens, so that nobody else has to."""
 
@@ -34,30 +40,31 @@ class Reader:
 
     def evaluate(self, held_out: Samples, group: int, count: int) -> dict[str, tuple[Tensor, Tensor]]:
         """Figures of one group of held-out samples, on the CPU."""
-        chosen = list(range(group * GROUP, min((group + 1) * GROUP, count)))
+        chosen = spaced(held_out, count)[group * GROUP : (group + 1) * GROUP]
         stored, labels = self._read(held_out, chosen)
         rng = Rng(0, chosen, "evaluate", self.device, step=group)
         figures = self.task.evaluate(self.inputs(stored, labels, held_out.encoded, rng))
         return {name: (total.cpu(), number.cpu()) for name, (total, number) in figures.items()}
 
     def first(self, samples: Samples) -> Iterator[Tensor]:
-        """The first training pictures in [-1, 1], group by group; nothing of a cache."""
-        for start in range(0, 0 if samples.encoded else min(MEASURED, len(samples)), GROUP):
-            stored, _ = self._read(samples, list(range(start, min(start + GROUP, MEASURED, len(samples)))))
+        """Training pictures in [-1, 1] to measure on, group by group; nothing of a cache."""
+        chosen = [] if samples.encoded else spaced(samples, MEASURED)
+        for start in range(0, len(chosen), GROUP):
+            stored, _ = self._read(samples, chosen[start : start + GROUP])
             yield to_unit(stored.to(self.device))
 
     def some(self, samples: Samples) -> tuple[Tensor, Tensor]:
         """Up to eight examples, of different classes where there are, and their labels."""
-        count = min(LOOKED_AT, len(samples))
-        by_class = {samples.label(position): position for position in reversed(range(count))}
+        looked_at = spaced(samples, LOOKED_AT)
+        by_class = {samples.label(position): position for position in reversed(looked_at)}
         chosen = [position for _, position in sorted(by_class.items())][:8]
-        chosen += [position for position in range(count) if position not in chosen][: 8 - len(chosen)]
+        chosen += [position for position in looked_at if position not in chosen][: 8 - len(chosen)]
         stored, labels = self._read(samples, chosen)
         return stored if samples.encoded else to_unit(stored).to(self.device), labels.to(self.device)
 
     def check(self, samples: Samples) -> list[str]:
-        """Look at the first training samples; returns warnings. Raises ArgenzooError where something can't be right."""
-        stored, labels = self._read(samples, list(range(min(GROUP, len(samples)))))
+        """Look at some training samples; returns warnings. Raises ArgenzooError where something can't be right."""
+        stored, labels = self._read(samples, spaced(samples, GROUP))
         if not samples.encoded:
             check_pictures(stored)
         self.task.check(labels)

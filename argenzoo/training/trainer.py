@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType, gather_object
 from torch import Tensor
@@ -51,7 +51,7 @@ def train(recipe: Recipe) -> Path:
     except (torch.OutOfMemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        raise ArgenzooError(f"out of memory: {advice(recipe)}") from None
+        raise ArgenzooError(f"out of memory: {advice(recipe, processes=PartialState().num_processes)}") from None
 
 
 def with_classes(recipe: Recipe, classes: tuple[str, ...]) -> Recipe:
