@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable
@@ -58,7 +59,7 @@ def best_of(run: Path) -> int | None:
 def note_best(run: Path, step: int, loss: float) -> bool:
     """Whether this checkpoint is the best so far, which is then noted."""
     path = run / f"{BEST}.json"
-    if path.is_file() and json.loads(path.read_text(encoding="utf-8"))["held_out_loss"] <= loss:
+    if not math.isfinite(loss) or (path.is_file() and json.loads(path.read_text(encoding="utf-8"))["held_out_loss"] <= loss):
         return False
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(json.dumps({"step": step, "held_out_loss": loss}) + "\n", encoding="utf-8")

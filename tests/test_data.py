@@ -46,6 +46,15 @@ def test_random_and_ten_crops_reach_the_edges_and_repeat():
     assert spots("random") == spots("random")
 
 
+def test_ten_crops_are_of_the_central_square():
+    """LlamaGen: a wide picture's corners are not looked at."""
+    wide = ramp(320, 40)
+    columns = [int(cut(wide, 32, view, True, philox(0, "t", 0))[..., 0].mean()) for view in views_of("ten", (1.25,), flip=False)]
+    assert max(columns) - min(columns) <= 8
+    assert columns[0] < columns[4] < columns[1]
+    assert [view.corner for view in views_of("ten", (1.1, 1.05), flip=True)].count(CENTER) == 4
+
+
 def test_views_depend_on_the_draw_alone(pictures: Path):
     config = Folder.Config(path=str(pictures), crop="random", resize=1.2)
     views = Views(Folder(config), config, 16, np.arange(24), seed=1)

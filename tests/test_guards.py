@@ -74,10 +74,10 @@ def test_the_count_goes_on_with_the_run(tokenizer_runs: dict[str, Path], picture
 def test_old_skips_are_forgotten():
     skips = Skips(1)
     for step in range(1000):
-        skips.note(step, step % 300 == 0, "")
+        skips.note(step, step % 300 == 0, str)
     assert skips.total == 4
     with pytest.raises(ArgenzooError, match=r"more than train.max_skipped 1"):
-        skips.note(1000, True, "") or skips.note(1001, True, "")
+        skips.note(1000, True, str) or skips.note(1001, True, str)
 
 
 def test_averages_that_are_not_warm_are_said(

@@ -80,10 +80,10 @@ def test_the_six_cells_on_cifar10_have_one_size():
 
 
 def test_table_1_is_one_set_of_trainings():
-    """Only order, head and what they need may differ."""
+    """Only order, head and what they need may differ (appendix B: the schedule too)."""
     recipes = [load_recipe(name) for name in TABLE1]
     assert len({recipe.data for recipe in recipes}) == 1
-    trains = {recipe.train.model_copy(update={"no_decay": ()}) for recipe in recipes}
+    trains = {recipe.train.model_copy(update={"no_decay": (), "schedule": "constant"}) for recipe in recipes}  # cosine with cross-entropy
     assert len(trains) == 1
     assert {recipe.sampling.guidance for recipe in recipes} == {recipes[0].sampling.guidance}
 

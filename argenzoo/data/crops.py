@@ -44,14 +44,21 @@ def resize_short_side(image: Image.Image, size: int, box_first: bool) -> Image.I
 
 
 def corner_of(view: View, free: tuple[int, int], rng: np.random.Generator) -> tuple[int, int]:
-    """Top left corner of the cut, where ``free`` = (width, height) is what the picture has to spare."""
+    """Top left corner of the cut, where ``free`` = (width, height) is what the picture has to spare.
+
+    The four corners are those of the central square (LlamaGen cuts it first), not of a wide or tall picture.
+    """
     if view.corner is None:
         return int(rng.integers(free[0] + 1)), int(rng.integers(free[1] + 1))
-    return [(0, 0), (free[0], 0), (0, free[1]), free, (free[0] // 2, free[1] // 2)][view.corner]
+    if view.corner == CENTER:
+        return free[0] // 2, free[1] // 2
+    room = min(free)
+    left, top = (free[0] - room) // 2, (free[1] - room) // 2
+    return left + room * (view.corner % 2), top + room * (view.corner // 2)
 
 
 def cut(image: Image.Image, size: int, view: View, box_first: bool, rng: np.random.Generator) -> np.ndarray:
     """(size, size, 3) uint8, not mirrored yet."""
-    resized = resize_short_side(image.convert("RGB"), round(size * view.resize), box_first)
+    resized = resize_short_side(image.convert("RGB"), int(size * view.resize + 1e-6), box_first)
     left, top = corner_of(view, (resized.width - size, resized.height - size), rng)
     return np.asarray(resized.crop((left, top, left + size, top + size)))

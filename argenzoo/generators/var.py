@@ -120,7 +120,7 @@ class VAR(nn.Module):
         for parameter in (self.start_token, self.position):
             nn.init.trunc_normal_(parameter, std=std)
         for module in self.modules():
-            if isinstance(module, Modulation):
+            if isinstance(module, Modulation) and module is not self.shared:  # d36: only the blocks' offsets are small
                 module.init_small(config.init_adaln, config.init_gamma)
         for module in self.modules():
             if isinstance(module, AdaLNBlock):

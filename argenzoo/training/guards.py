@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -28,14 +29,14 @@ class Skips:
         self.limit, self.total = limit, total
         self._recent: deque[bool] = deque(maxlen=WINDOW)
 
-    def note(self, step: int, skipped: bool, good: str) -> None:
+    def note(self, step: int, skipped: bool, good: Callable[[], str]) -> None:
         """After a step. Raises ArgenzooError past the limit; ``good`` says which checkpoint is left."""
         self._recent.append(skipped)
         self.total += skipped
         if sum(self._recent) > self.limit:
             raise ArgenzooError(
                 f"step {step}: the loss or its gradient was not finite in {sum(self._recent)} of the last {len(self._recent)} steps, "
-                f"more than train.max_skipped {self.limit}; these steps changed no weights. {good}. "
+                f"more than train.max_skipped {self.limit}; these steps changed no weights. {good()}. "
                 "Try a smaller train.lr, a smaller train.clip, a longer train.warmup, or train.precision=bf16 or fp32"
             )
 

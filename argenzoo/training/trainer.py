@@ -15,7 +15,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType, gather_object
 from torch import Tensor
 
-from argenzoo.checkpoint import checkpoints, note_best, prune, step_name
+from argenzoo.checkpoint import BEST, checkpoints, note_best, prune, step_name
 from argenzoo.data.stream import Batch, Stream, batches
 from argenzoo.errors import ArgenzooError
 from argenzoo.grids import save_grid
@@ -92,6 +92,8 @@ class Trainer:
         if saved:
             state = resume(saved[-1], self.recipe, self.task, self.players, self.accelerator.scaler)
             self.start, self.skips.total = state["step"], state.get("skipped", 0)
+        elif self.accelerator.is_main_process:
+            (self.out / f"{BEST}.json").unlink(missing_ok=True)  # of a run whose checkpoints were removed
         if self.start >= self.steps and ended(self.out):
             return self.out
         warnings = self.reader.check(self.training)
@@ -111,7 +113,8 @@ class Trainer:
             self.logs.abort()
             raise
         parameters = sum(p.numel() for player in self.players for p in player.module.parameters())
-        counts = {"parameters": parameters, "steps": self.steps, "skipped": self.skips.total, "corrupt": len(self.corrupt)}
+        corrupt = len(set(gather_object(sorted(self.corrupt))))
+        counts = {"parameters": parameters, "steps": self.steps, "skipped": self.skips.total, "corrupt": corrupt}
         self.logs.close({**counts, **self.figures})
         return self.out
 
@@ -153,7 +156,7 @@ class Trainer:
             updated = player.update(self.accelerator, step, figures["loss"])
             skipped |= bool(updated.pop("skipped"))
             figures |= updated
-        self.skips.note(step + 1, skipped, self._last_good())
+        self.skips.note(step + 1, skipped, self._last_good)
         return {**figures, "skipped": float(self.skips.total)}
 
     def _backward(self, player: Player, arguments: tuple, last: bool) -> dict[str, Tensor]:
