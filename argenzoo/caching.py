@@ -8,12 +8,14 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
+from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -21,16 +23,19 @@ from tqdm import tqdm
 
 from argenzoo.build import ENCODED_AT_ONCE, build_tokenizer, encoded
 from argenzoo.checkpoint import fingerprint
-from argenzoo.data.cache import MANIFEST, Manifest, PartName, shard_path
-from argenzoo.data.crops import CENTER, View
+from argenzoo.data.cache import MANIFEST, UNSEEN, Manifest, PartName, shard_path
+from argenzoo.data.crops import CENTER, CUTS, View
 from argenzoo.data.images import ImageSet, split, to_unit
 from argenzoo.data.shards import Shard, open_shard, write_shard
-from argenzoo.data.views import Views
+from argenzoo.data.views import Sample, Views
+from argenzoo.device import checked_device
 from argenzoo.errors import ArgenzooError
 from argenzoo.recipe import Recipe
 from argenzoo.registry import datasets
 from argenzoo.rng import philox
 from argenzoo.versions import about
+
+PATIENCE = timedelta(days=1)  # of a process that has written its share
 
 
 @dataclass(frozen=True)
@@ -77,7 +82,10 @@ class Job:
         loader = DataLoader(self.pictures, sampler=positions, batch_size=None, num_workers=workers)
         tokens, labels, notes = [], [], []
         waiting: list[Tensor] = []
-        for pictures, label, wrong in loader:
+        for item in loader:
+            if isinstance(item, ArgenzooError):
+                raise item
+            pictures, label, wrong = item
             waiting.append(pictures)
             labels.append(label)
             notes += wrong
@@ -89,7 +97,7 @@ class Job:
         if wrong:
             raise ArgenzooError(f"the data hold the label {wrong[0]}: they have {len(self.pictures.views.classes)} classes")
         stored = np.concatenate(tokens).reshape(len(positions), self.pictures.count, *tokens[0].shape[1:])
-        facts = {"key": self.key, "corrupt": json.dumps(notes), "largest": str(float(np.abs(stored.astype(np.float64)).max()))}
+        facts = {"key": self.key, "corrupt": json.dumps(notes), "largest": str(float(max(stored.max(), -stored.min().astype(np.float64))))}
         write_shard(shard_path(self.folder, self.part, number), stored, np.array(labels, np.int32), facts)
 
     def _encode(self, pictures: Tensor) -> np.ndarray:
@@ -103,8 +111,8 @@ class Job:
         return stored
 
 
-class AllViews(Dataset[tuple[Tensor, int, list[str]]]):
-    """Every view of a picture: (views, 3, size, size) uint8, its label, notes on corrupt ones.
+class AllViews(Dataset[Any]):
+    """Every view of a picture: (views, 3, size, size) uint8, its label, notes on corrupt ones; or the error, to be raised by ``Job``.
 
     Args:
         copies: how many random cuts, where the recipe cuts at random.
@@ -126,14 +134,17 @@ class AllViews(Dataset[tuple[Tensor, int, list[str]]]):
     def __len__(self) -> int:
         return len(self.views)
 
-    def __getitem__(self, position: int) -> tuple[Tensor, int, list[str]]:
-        samples = []
-        for copy in range(self.count):
-            rng = philox(self.views.seed, "cache", position * self.count + copy)
-            random = self.count != len(self.chosen) or self.chosen[0].corner is None
-            view = self.chosen[int(rng.integers(len(self.chosen)))] if random else self.chosen[copy]
-            samples.append(self.views.see(position, view, rng))
+    def __getitem__(self, position: int) -> tuple[Tensor, int, list[str]] | ArgenzooError:
+        try:
+            samples = [self._see(position, copy) for copy in range(self.count)]
+        except ArgenzooError as error:  # a worker process would wrap it in its traceback
+            return error
         return torch.stack([sample.stored for sample in samples]), samples[0].label, list(samples[0].notes)
+
+    def _see(self, position: int, copy: int) -> Sample:
+        rng = philox(self.views.seed, "cache", position * self.count + copy)
+        random = self.chosen[0].corner is None
+        return self.views.see(position, self.chosen[int(rng.integers(len(self.chosen)))] if random else self.chosen[copy], rng)
 
 
 class Once:
@@ -176,8 +187,10 @@ def cache(
         )
     if per_shard < 1 or (copies is not None and copies < 1):
         raise ArgenzooError("--shard and --copies must be at least 1")
-    state, folder = PartialState(), Path(out)
-    tokenizer = build_tokenizer(recipe, device=device or state.device)
+    state, folder = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)]), Path(out)
+    if device is not None and state.num_processes > 1:
+        raise ArgenzooError("--device names one device, and there are several processes: leave it out, each takes its own")
+    tokenizer = build_tokenizer(recipe, device=state.device if device is None else checked_device(device))
     began = time.perf_counter()
     folder.mkdir(parents=True, exist_ok=True)
     images = datasets.get(recipe.data.name)(recipe.data.config)
@@ -202,7 +215,8 @@ def jobs_of(recipe: Recipe, folder: Path, images: Any, tokenizer: Any, dtype: st
     settings = {
         "tokenizer": replace(recipe.tokenizer, weights=None, sha256=None).dump(),
         "tokenizer_sha256": fingerprint(tokenizer.state_dict()),
-        "data": {**recipe.data.dump(), "cache": None, "in_memory": False},
+        "data": {key: value for key, value in recipe.data.dump().items() if key not in UNSEEN},
+        "cuts": CUTS,
         "dtype": str(kind),
         "per_shard": per_shard,
     }
@@ -229,7 +243,7 @@ def storage(tokenizer: Any, dtype: str) -> np.dtype:
     return np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.int32)
 
 
-def run(job: Job, state: PartialState, workers: int) -> None:
+def run(job: Job, state: Accelerator, workers: int) -> None:
     """This process's shards: every ``num_processes``-th."""
     mine = range(state.process_index, job.shards, state.num_processes)
     total = sum(min(job.per_shard, len(job.pictures) - number * job.per_shard) for number in mine)
@@ -255,7 +269,7 @@ def manifest_of(jobs: list[Job], images: ImageSet, tokenizer: Any, facts: dict[s
         for job in jobs
     }
     values = {
-        **{key: jobs[0].settings[key] for key in ("tokenizer", "tokenizer_sha256", "data", "dtype", "per_shard")},
+        **{key: jobs[0].settings[key] for key in ("tokenizer", "tokenizer_sha256", "data", "cuts", "dtype", "per_shard")},
         "image_size": tokenizer.image_size,
         "classes": images.classes,
         "shape": every[0].tokens.shape[2:],

@@ -78,7 +78,7 @@ def prune(run: Path, keep: int | None) -> None:
 def write_atomically(folder: Path, write: Callable[[Path], None]) -> None:
     """Let ``write`` fill a temporary folder, then rename it: what has the final name is complete."""
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    for left in folder.parent.glob(f".{folder.name}.*.tmp"):  # by a save that was killed
+    for left in folder.parent.glob(".step_*.tmp"):  # by a save that was killed
         shutil.rmtree(left, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:

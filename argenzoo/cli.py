@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"argenzoo: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except torch.OutOfMemoryError as error:
-        print(f"argenzoo: error: out of memory ({str(error).splitlines()[0]}): use a smaller batch", file=sys.stderr)
+        print(f"argenzoo: error: out of memory ({str(error).splitlines()[0]}): use a smaller --batch, or another --device", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader, head say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -98,12 +98,18 @@ def recipe_from(pairs: Sequence[str]) -> Recipe:
     return load_recipe(str(name), overrides)
 
 
+def say(text: str) -> None:
+    """Once, however many processes there are."""
+    if os.environ.get("RANK", "0") == "0":
+        print(text)
+
+
 def train_command(arguments: argparse.Namespace) -> None:
     from argenzoo.training.trainer import train
 
     recipe = recipe_from(arguments.pairs)
     out = train(recipe)
-    print(f"{recipe.name}: checkpoints, samples and logs are in {out}")
+    say(f"{recipe.name}: checkpoints, samples and logs are in {out}")
 
 
 def cache_command(arguments: argparse.Namespace) -> None:
@@ -112,8 +118,8 @@ def cache_command(arguments: argparse.Namespace) -> None:
     made = cache(recipe_from(arguments.pairs), arguments.out, arguments.dtype, arguments.copies, arguments.shard, device=arguments.device)
     for name, part in made.parts.items():
         wrong = f", {part.corrupt} corrupt pictures stepped over" if part.corrupt else ""
-        print(f"{name:9} {part.count:,} samples of {part.views} views{wrong}")
-    print(f"train on it with data.cache={arguments.out}")
+        say(f"{name:9} {part.count:,} samples of {part.views} views{wrong}")
+    say(f"train on it with data.cache={arguments.out}")
 
 
 def sample_command(arguments: argparse.Namespace) -> None:

@@ -17,12 +17,12 @@ from argenzoo.build import build_model
 from argenzoo.checkpoint import RECIPE, checkpoints
 from argenzoo.data.images import split, to_unit
 from argenzoo.data.views import Views
+from argenzoo.device import checked_device
 from argenzoo.errors import ArgenzooError
 from argenzoo.grids import save_png, to_uint8
 from argenzoo.model import ARModel
 from argenzoo.recipe import Recipe, load_recipe
 from argenzoo.registry import datasets
-from argenzoo.sampling.command import checked_device
 from argenzoo.summary import parameters_by_part
 from argenzoo.training.logs import ended, read_log
 from argenzoo.training.state import same_part
@@ -76,7 +76,7 @@ def train_once(recipe: Recipe, say: Callable[[str], object]) -> None:
     saved = checkpoints(out)
     if saved:
         check_same(recipe, load_recipe(saved[-1] / RECIPE), out)
-    if saved and saved[-1].name == f"step_{recipe.train.steps:07d}" and ended(out):
+    if saved and saved[-1].name == f"step_{recipe.train.steps:07d}" and ended(out, recipe.train.steps or 0):
         say(f"{recipe.name}: trained already")
         return
     say(f"{recipe.name}: {recipe.train.steps} steps of {recipe.train.batch_size}")

@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "argenzoo"
 
 # who may import whom, layer by layer; a module may also import its own folder
-BASE = {"errors", "registry", "rng", "precision", "protocols", "versions"}
+BASE = {"errors", "registry", "rng", "device", "protocols", "versions"}
 PARTS = BASE | {"layers", "guidance"}
 MODEL = PARTS | {"options", "model", "condition"}
 BUILD = MODEL | {"recipe", "checkpoint", "build", "counting", "summary", "grids"}
@@ -21,7 +21,7 @@ EDGES = {
     "versions": set(),
     "registry": {"errors"},
     "rng": set(),
-    "precision": set(),
+    "device": {"errors"},
     "protocols": {"errors", "registry", "rng"},
     "guidance": BASE,
     "layers": BASE,

@@ -102,7 +102,7 @@ def test_it_goes_on_after_a_kill(tokenizer_runs: dict[str, Path], pictures: Path
     with monkeypatch.context() as patch:
         patch.setattr(argenzoo.caching, "write_shard", killed)
         with pytest.raises(KeyboardInterrupt):
-            cache(recipe, tmp_path / "half", per_shard=4)
+            cache(recipe.with_part("data", corrupt="skip"), tmp_path / "half", per_shard=4)  # changes no token
     with pytest.raises(ArgenzooError, match="is not finished: run the same 'argenzoo cache' again"):
         read_manifest(tmp_path / "half")
     before = {path: path.stat().st_mtime_ns for path in written}
@@ -173,7 +173,7 @@ def test_an_id_outside_the_codebook_is_refused(tokenizer_runs: dict[str, Path], 
         train(recipe_for("fruit_raster", tokenizer_runs, tmp_path / "run", pictures, overrides={"data.cache": str(copy)}))
 
 
-def test_corrupt_pictures_are_counted(tokenizer_runs: dict[str, Path], tmp_path: Path):
+def test_corrupt_pictures_are_counted(tokenizer_runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     data = write_pictures(tmp_path / "set")
     for i in (3, 4):
         (data / "green" / f"{i:03d}.png").write_bytes(b"")
@@ -181,8 +181,10 @@ def test_corrupt_pictures_are_counted(tokenizer_runs: dict[str, Path], tmp_path:
     assert cache(recipe, tmp_path / "cache").parts["train"].corrupt == 2
     entries = [json.loads(line) for line in (train(recipe.with_train(steps=12)) / "log.jsonl").read_text().splitlines()]
     assert entries[-1]["corrupt"] == 2
-    with pytest.raises(ArgenzooError, match=r"data.corrupt=skip steps over"):
-        cache(recipe.with_part("data", corrupt="fail"), tmp_path / "strict")
+    with pytest.raises(ArgenzooError, match=r"^[^\n]*data.corrupt=skip steps over such pictures$"):
+        cache(recipe.with_part("data", corrupt="fail").with_train(workers=1), tmp_path / "strict")
+    train(recipe.with_train(out=str(tmp_path / "cached")).with_part("data", cache=str(tmp_path / "cache")))
+    assert "2 corrupt pictures were stepped over when the cache was made" in capsys.readouterr().err
 
 
 def test_two_processes_write_what_one_writes(tokenizer_runs: dict[str, Path], pictures: Path, tmp_path: Path):
@@ -195,6 +197,7 @@ def test_two_processes_write_what_one_writes(tokenizer_runs: dict[str, Path], pi
     done = subprocess.run([*launch, *arguments], capture_output=True, text=True, timeout=300, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
     assert files(tmp_path / "two") == files(tmp_path / "one")
+    assert done.stdout.count("train on it with") == 1
     assert read_manifest(tmp_path / "two").about["processes"] == "2"
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import CELLS, cache_name, losses, recipe_for
+from safetensors.torch import load_file
 
+from argenzoo.checkpoint import MODEL, resolve
 from argenzoo.recipe import Recipe
 from argenzoo.training.logs import read_log
 from argenzoo.training.trainer import train
@@ -18,7 +22,7 @@ STEPS = 20
 
 
 def recipe(name: str, runs: dict[str, Path], caches: dict[str, Path], out: Path, data: Path) -> Recipe:
-    """Dropout off, label drop, flips, warm-up, decay and averaged weights on; every other cell from its cache."""
+    """Dropout off, label drop, flips, warm-up, decay and averaged weights on; every other cell from its cache, two of them accumulating."""
     made = recipe_for(
         name,
         runs,
@@ -32,6 +36,7 @@ def recipe(name: str, runs: dict[str, Path], caches: dict[str, Path], out: Path,
         eval_every=10,
         overrides={"conditioner.dropout": 0.3},
     )
+    made = made.with_train(accumulate=1 + (CELLS.index(name) in (0, 3)))
     return made.with_part("data", cache=str(caches[cache_name(made)])) if CELLS.index(name) % 2 else made
 
 
@@ -43,6 +48,14 @@ def alone(
     return {name: train(recipe(name, tokenizer_runs, caches, folder / name, pictures)) for name in CELLS}
 
 
+def launch(world: int, recipes: list[Path]) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(world)]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    script = str(Path(__file__).with_name("processes.py"))
+    done = subprocess.run([*command, script, *map(str, recipes)], capture_output=True, text=True, timeout=900, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
 @pytest.mark.parametrize("world", [2, 4])
 def test_any_number_of_processes(
     world: int, alone: dict[str, Path], tokenizer_runs: dict[str, Path], caches: dict[str, Path], pictures: Path, tmp_path: Path
@@ -52,14 +65,24 @@ def test_any_number_of_processes(
     for name in CELLS:
         paths.append(tmp_path / f"{name}.yaml")
         paths[-1].write_text(recipe(name, tokenizer_runs, caches, tmp_path / name, pictures).yaml())
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(world)]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    script = str(Path(__file__).with_name("processes.py"))
-    done = subprocess.run([*launch, script, *map(str, paths)], capture_output=True, text=True, timeout=900, env=environment)
-    assert done.returncode == 0, done.stderr[-2000:]
+    launch(world, paths)
     for name in CELLS:
         logs = [read_log(folder) for folder in (alone[name], tmp_path / name)]
         assert [log[0]["processes"] for log in logs] == [1, world]
         assert losses(tmp_path / name) == pytest.approx(losses(alone[name]), abs=1e-5), name
         held_out = [[entry["held_out_loss"] for entry in log if entry["event"] == "held_out"] for log in logs]
         assert held_out[0] == pytest.approx(held_out[1], abs=1e-5), name
+
+
+def test_a_run_goes_on_with_more_processes(
+    alone: dict[str, Path], tokenizer_runs: dict[str, Path], caches: dict[str, Path], pictures: Path, tmp_path: Path
+):
+    """Begun with one, killed after step 10, finished by two."""
+    made = recipe("fruit_mar", tokenizer_runs, caches, tmp_path / "run", pictures).with_train(save_every=10)
+    train(made)
+    shutil.rmtree(tmp_path / "run" / "step_0000020")
+    (tmp_path / "recipe.yaml").write_text(made.with_train(resume=True).yaml())
+    launch(2, [tmp_path / "recipe.yaml"])
+    assert losses(tmp_path / "run")[-10:] == pytest.approx(losses(alone["fruit_mar"])[-10:], abs=1e-5)
+    weights = [load_file(resolve(folder) / MODEL) for folder in (tmp_path / "run", alone["fruit_mar"])]
+    torch.testing.assert_close(*weights, rtol=0, atol=1e-4)

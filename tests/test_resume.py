@@ -125,22 +125,58 @@ def test_the_last_checkpoints_and_the_best_are_kept(
     assert "best held-out loss | 3.0000 at step 2" in (out / "summary.md").read_text()
 
 
-def test_a_full_disk_leaves_the_last_good_checkpoint(
-    tokenizer_runs: dict[str, Path], pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+@pytest.mark.parametrize("room", [20_000, 1_000_000])  # the weights do not fit; they do, and the optimizer's state does not
+def test_a_full_disk_leaves_the_last_good_checkpoint(room: int, tokenizer_runs: dict[str, Path], pictures: Path, tmp_path: Path):
+    """Writes really fail: the system bounds the size of a file."""
     out = train(recipe_for("fruit_raster", tokenizer_runs, tmp_path / "run", pictures))
-
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(torch, "save", full)
-        with pytest.raises(OSError, match=r"checkpoint of step 5 can't be saved .*No space.*last good checkpoint is .*step_0000003"):
-            train(recipe_for("fruit_raster", tokenizer_runs, out, pictures, steps=5, resume=True))
+    more = recipe_for("fruit_raster", tokenizer_runs, out, pictures, steps=5, resume=True)
+    sizes = [path.stat().st_size for path in resolve(out).rglob("*") if path.is_file()]
+    assert max(sizes) > room
+    (tmp_path / "more.yaml").write_text(more.yaml())
+    code = (
+        "import resource, signal, sys; from argenzoo.cli import main; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({room}, {room})); sys.exit(main(['train', 'recipe={tmp_path / 'more.yaml'}']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 2
+    last = done.stderr.strip().splitlines()[-1]
+    assert "error: the checkpoint of step 5 can't be saved" in last
+    assert last.endswith("The last good checkpoint is " + str(out / "step_0000003"))
     assert [path.name for path in out.glob("*step_*")] == ["step_0000003"]
     build_model(out)
-    train(recipe_for("fruit_raster", tokenizer_runs, out, pictures, steps=5, resume=True))
+    train(more)
     assert resolve(out).name == "step_0000005"
+
+
+def test_killed_before_its_evaluation(tokenizer_runs: dict[str, Path], pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Between a checkpoint and its evaluation: nothing is missing from the curve, and the best is found."""
+
+    def recipe(out: str, **settings: bool) -> Recipe:
+        return recipe_for("fruit_raster", tokenizer_runs, tmp_path / out, pictures, steps=6, save_every=2, eval_every=2, **settings)
+
+    def held_out(out: Path) -> list[float]:
+        return [entry["held_out_loss"] for entry in read_log(out) if entry["event"] == "held_out"]
+
+    whole = train(recipe("whole"))
+    evaluate = Trainer._evaluate
+    for at in (4, 6):
+
+        def killed(self: Trainer, step: int, saved: bool = True, at: int = at) -> None:
+            if step == at:
+                raise Killed
+            evaluate(self, step, saved)
+
+        monkeypatch.setattr(Trainer, "_evaluate", killed)
+        with pytest.raises(Killed):
+            train(recipe("half", resume=True))
+    monkeypatch.setattr(Trainer, "_evaluate", evaluate)
+    half = train(recipe("half", resume=True))
+    assert held_out(half) == held_out(whole)
+    assert best_of(half) == best_of(whole)
+    ends = [entry for entry in read_log(half) if entry["event"] == "end"]
+    assert len(ends) == 1
+    train(recipe("half", resume=True).with_train(steps=5))  # fewer than it has: nothing to do, nothing lost
+    assert best_of(half) == best_of(whole)
 
 
 def test_half_a_line_of_a_killed_log_is_dropped(tokenizer_runs: dict[str, Path], pictures: Path, tmp_path: Path):
@@ -160,3 +196,9 @@ def test_a_run_from_pictures_goes_on_from_a_cache(tokenizer_runs: dict[str, Path
     assert losses(out) == pytest.approx(losses(whole), abs=2e-5)
     with pytest.raises(ArgenzooError, match="another data"):
         train(more.with_part("data", flip=False))
+
+
+def test_other_loss_weights_are_another_run(tokenizer_runs: dict[str, Path], pictures: Path, tmp_path: Path):
+    out = train(recipe_for("fruit_kl", tokenizer_runs, tmp_path / "run", pictures))
+    with pytest.raises(ArgenzooError, match="another loss section"):
+        train(recipe_for("fruit_kl", tokenizer_runs, out, pictures, steps=5, resume=True, overrides={"loss.kl": 1e-3}))

@@ -11,6 +11,7 @@ import torch
 from pydantic import Field
 from torch.utils.data import Dataset
 
+from argenzoo.data.crops import CUTS
 from argenzoo.data.shards import Shard, open_shard
 from argenzoo.data.views import Sample
 from argenzoo.errors import ArgenzooError
@@ -39,6 +40,7 @@ class Manifest(Config):
     tokenizer: dict[str, Any]
     tokenizer_sha256: str
     data: dict[str, Any]
+    cuts: int = 1
     image_size: int
     classes: tuple[str, ...]
     dtype: str
@@ -81,6 +83,12 @@ def check_cache(manifest: Manifest, folder: str, tokenizer: dict[str, Any], toke
         raise ArgenzooError(
             f"data.cache {folder} was made with another tokenizer: its weights' hash is {manifest.tokenizer_sha256[:12]}..."
         )
+    if manifest.cuts != CUTS:
+        raise ArgenzooError(f"data.cache {folder} was made by an older version, which cut pictures in another way: make it again")
+    if (data.get("held_out_path") or data.get("held_out_split")) and not manifest.parts["held_out"].count:
+        raise ArgenzooError(
+            f"data.cache {folder} holds no held-out part: make it again with the held-out data of this recipe, or leave them out"
+        )
     vocab_size = tokenizer.get("vocab_size")
     if np.issubdtype(np.dtype(manifest.dtype), np.integer) and vocab_size is not None and manifest.largest >= vocab_size:
         raise ArgenzooError(f"data.cache {folder} holds the id {manifest.largest:.0f}, the codebook has {vocab_size}")
@@ -98,6 +106,7 @@ class Cached(Dataset[Sample]):
     def __init__(self, folder: str | Path, manifest: Manifest, part: PartName, seed: int = 0, augment: bool = True) -> None:
         self.folder, self.part, self.seed, self.augment = Path(folder), part, seed, augment
         self.info, self.per_shard, self.classes = manifest.parts[part], manifest.per_shard, manifest.classes
+        self.stepped_over = self.info.corrupt
         self._shape = (self.info.views, *manifest.shape)
         self._shards: dict[int, Shard] = {}
 

@@ -7,6 +7,7 @@ import io
 import json
 import pickle
 import tarfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -74,7 +75,7 @@ def files_in(path: Path) -> Files:
         with tarfile.open(path) as tar:
             members = {Path(member.name).name: tar.extractfile(member) for member in tar if member.isfile()}
             blobs = {name: file.read() for name, file in members.items() if file is not None}
-    except (tarfile.TarError, OSError, EOFError) as error:
+    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
         raise ArgenzooError(f"data.path {path} is no readable tar file ({error})") from None
     return {name: lambda blob=blob: blob for name, blob in blobs.items()}  # type: ignore[misc]
 

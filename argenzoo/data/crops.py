@@ -11,6 +11,7 @@ from PIL import Image
 
 Crop = Literal["center", "random", "ten"]
 CENTER = 4
+CUTS = 1  # raised when the same settings give other pixels: caches of the old ones are refused
 
 
 @dataclass(frozen=True)

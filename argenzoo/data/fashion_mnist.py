@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import zlib
 from pathlib import Path
 from typing import Literal
 
@@ -58,5 +59,5 @@ def idx(root: Path, name: str, dims: int) -> np.ndarray:
         if blob[:4] != bytes([0, 0, 8, dims]):
             raise ValueError("another magic number")
         return np.frombuffer(blob, np.uint8, offset=4 + 4 * dims).reshape(tuple(sizes.tolist()))
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise ArgenzooError(f"{path} is truncated or no idx file ({error})") from None

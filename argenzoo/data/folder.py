@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,37 +26,56 @@ class Folder:
     def __init__(self, config: Config) -> None:
         if config.path is None:
             raise ArgenzooError("data.path is not set: name the folder that holds one sub-folder of pictures a class")
-        self.classes, self._files = scan(Path(config.path), "data.path")
+        self.classes, names, labels = scan(Path(config.path), "data.path")
+        self._parts = [(Path(config.path), names, labels)]
         if config.held_out_path is not None:
-            classes, files = scan(Path(config.held_out_path), "data.held_out_path")
+            classes, names, labels = scan(Path(config.held_out_path), "data.held_out_path")
             if classes != self.classes:
                 other = sorted(set(classes) ^ set(self.classes))
                 raise ArgenzooError(f"data.held_out_path {config.held_out_path} has other classes than data.path: {', '.join(other[:3])}")
-            self.held_out = np.arange(len(self._files), len(self._files) + len(files))
-            self._files += files
+            self.held_out = np.arange(len(self), len(self) + len(names))
+            self._parts.append((Path(config.held_out_path), names, labels))
 
     def __len__(self) -> int:
-        return len(self._files)
+        return sum(len(names) for _, names, _ in self._parts)
 
     def label(self, index: int) -> int:
-        return self._files[index][1]
+        _, _, labels, row = self._find(index)
+        return int(labels[row])
 
     def open(self, index: int) -> Image.Image:
-        path = self._files[index][0]
+        root, names, _, row = self._find(index)
+        path = root / os.fsdecode(names[row])
         return decode(path, str(path))
 
+    def _find(self, index: int) -> tuple[Path, np.ndarray, np.ndarray, int]:
+        for root, names, labels in self._parts:
+            if index < len(names):
+                return root, names, labels, index
+            index -= len(names)
+        raise IndexError(index)
 
-def scan(root: Path, key: str) -> tuple[tuple[str, ...], list[tuple[Path, int]]]:
-    """(class names, (file, label) of every picture). Raises ArgenzooError where there are none."""
+
+def scan(root: Path, key: str) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
+    """(class names, every picture's path below ``root`` as bytes, its label): arrays, which worker processes share.
+
+    Raises:
+        ArgenzooError: there is no such folder, or a class without pictures.
+    """
     if not root.is_dir():
         raise ArgenzooError(f"{key} {root} is no folder")
     classes = tuple(sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")))
-    files = [
-        (path, label) for label, name in enumerate(classes) for path in sorted((root / name).rglob("*")) if path.suffix.lower() in SUFFIXES
-    ]
-    found = {label for _, label in files}
-    empty = [name for label, name in enumerate(classes) if label not in found]
+    found = [sorted(pictures_in(root, name)) for name in classes]
+    empty = [name for name, names in zip(classes, found, strict=True) if not names]
     if not classes or empty:
         what = f"class folder '{empty[0]}' holds no pictures" if empty else "it has no sub-folders; each class is one"
         raise ArgenzooError(f"{key} {root}: {what} ({', '.join(sorted(SUFFIXES))})")
-    return classes, files
+    labels = np.repeat(np.arange(len(classes), dtype=np.int32), [len(names) for names in found])
+    return classes, np.array([name for names in found for name in names], dtype=bytes), labels
+
+
+def pictures_in(root: Path, name: str) -> Iterator[bytes]:
+    """Paths below ``root`` of a class's pictures, at any depth."""
+    for folder, _, files in os.walk(root / name):
+        inner = os.path.relpath(folder, root)
+        yield from (os.fsencode(os.path.join(inner, file)) for file in files if os.path.splitext(file)[1].lower() in SUFFIXES)

@@ -35,6 +35,8 @@ class HuggingFace:
         self.image = column(parts[0], "Image", config.image, "data.image")
         self.name = column(parts[0], "ClassLabel", config.label, "data.label")
         self.classes = tuple(parts[0].features[self.name].names)
+        if any(part.features.get(self.name) != parts[0].features[self.name] for part in parts):
+            raise ArgenzooError(f"data.held_out_split {config.held_out_split} has other classes than data.split {config.split}")
         self._parts = [part.cast_column(self.image, undecoded()) for part in parts]
 
     def __len__(self) -> int:

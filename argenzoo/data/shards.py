@@ -48,6 +48,8 @@ def write_shard(path: Path, tokens: np.ndarray, labels: np.ndarray, about: dict[
     tokens, labels = np.ascontiguousarray(tokens), np.ascontiguousarray(labels)
     facts = json.dumps({**about, "sha256": checksum(tokens, labels)}, sort_keys=True)  # one entry: the library orders several at random
     blob = save({"tokens": tokens, "labels": labels}, {ABOUT: facts})
+    for left in path.parent.glob(f".{path.name}.*.tmp"):  # by a process that was killed
+        left.unlink(missing_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:

@@ -34,6 +34,7 @@ class Views(Dataset[Sample]):
     """
 
     encoded = False
+    stepped_over = 0  # said as it happens
 
     def __init__(self, images: ImageSet, config: DataConfig, size: int, indices: np.ndarray, seed: int = 0, augment: bool = True) -> None:
         self.views = views_of(config.crop, config.resizes, config.flip)

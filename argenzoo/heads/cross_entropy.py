@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from argenzoo.device import full_precision
 from argenzoo.errors import ArgenzooError
 from argenzoo.guidance import guided
-from argenzoo.precision import full_precision
 from argenzoo.protocols import Progress, TokenSpace
 from argenzoo.registry import Config as PartConfig
 from argenzoo.rng import Draws, GlobalRng

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from argenzoo.build import build_model, find, weights_in
 from argenzoo.checkpoint import read_about, sha256
+from argenzoo.device import checked_device
 from argenzoo.errors import ArgenzooError, suggestion
 from argenzoo.grids import save_grid, save_png, to_uint8
 from argenzoo.model import ARModel
@@ -138,13 +139,3 @@ def write(folder: Path, pictures: Tensor, labels: list[int], chosen: list[int], 
     blank = torch.ones(-len(pictures) % columns, *pictures.shape[1:])
     save_grid(torch.cat([pictures, blank]).view(-1, columns, *pictures.shape[1:]), folder / "grid.png", facts)
     (folder / "samples.json").write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
-
-
-def checked_device(name: str | None) -> torch.device:
-    """The GPU where there is one, for None. Raises ArgenzooError where there is no such device."""
-    try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ArgenzooError(f"--device {name}: {str(error).splitlines()[0]}") from None
-    return device

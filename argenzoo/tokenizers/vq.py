@@ -8,7 +8,7 @@ from einops import rearrange
 from pydantic import Field
 from torch import Tensor, nn
 
-from argenzoo.precision import full_precision
+from argenzoo.device import full_precision
 from argenzoo.protocols import Terms, TokenSpace
 from argenzoo.rng import Draws
 from argenzoo.tokenizers.autoencoder import Autoencoder, AutoencoderConfig

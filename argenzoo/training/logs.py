@@ -137,9 +137,14 @@ def read_log(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
-def ended(out: Path) -> bool:
-    """Whether a run has come to its end."""
-    return (out / "log.jsonl").is_file() and any(entry["event"] == "end" for entry in read_log(out))
+def ended(out: Path, steps: int) -> bool:
+    """Whether a run has come to the end of so many steps."""
+    return (out / "log.jsonl").is_file() and any(entry["event"] == "end" and entry["steps"] == steps for entry in read_log(out))
+
+
+def evaluated(out: Path, step: int) -> bool:
+    """Whether a run's log holds the evaluation after ``step``."""
+    return (out / "log.jsonl").is_file() and any(entry["event"] == "held_out" and entry["step"] == step for entry in read_log(out))
 
 
 def summary(name: str, log: list[dict[str, Any]]) -> str:

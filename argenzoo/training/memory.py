@@ -12,8 +12,9 @@ USABLE = 0.9  # of a device's memory: the rest is the context's, the kernels' an
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """A GPU's error, or the CPU allocator's."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    """A GPU's error in any of its forms, or the CPU allocator's."""
+    words = ("out of memory", "ALLOC_FAILED", "can't allocate memory")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in str(error) for word in words)
 
 
 def advice(recipe: Recipe, available: int | None = None, processes: int = 1) -> str:

@@ -50,7 +50,9 @@ class Player:
         accelerator.unscale_gradients(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.prepared.parameters(), clip)
         finite = self._finite(accelerator, norm, loss)
-        if finite or accelerator.scaler is not None:  # fp16's scaler skips the step itself, and must see it to adapt
+        if not finite:
+            self.optimizer.zero_grad(set_to_none=True)  # a step without gradients changes nothing
+        if finite or accelerator.scaler is not None:  # fp16's scaler must see the step to adapt
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if finite and self.ema is not None:

@@ -30,6 +30,7 @@ class Reader:
 
     def __init__(self, task: Task, device: torch.device) -> None:
         self.task, self.device = task, device
+        self.corrupt: set[str] = set()  # notes on the pictures that were stepped over
 
     def inputs(self, stored: Tensor, labels: Tensor, encoded: bool, rng: Rng) -> tuple:
         """A batch as it was read -> what every player's module takes."""
@@ -74,4 +75,5 @@ class Reader:
 
     def _read(self, samples: Samples, positions: list[int]) -> tuple[Tensor, Tensor]:
         batch = together([samples[position, position] for position in positions], positions)
+        self.corrupt |= set(batch.notes)
         return batch.stored, batch.labels

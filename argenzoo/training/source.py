@@ -35,6 +35,10 @@ class Source:
         config, seed = self.part.config, recipe.train.seed if recipe.train else 0
         if self.manifest is None:
             assert self.images is not None
+            if config.in_memory and recipe.train is not None and recipe.train.workers:
+                raise ArgenzooError(
+                    "data.in_memory would keep a copy in each of train.workers: set train.workers=0, or data.in_memory=false"
+                )
             kept, held_out = split(self.images, config)
             size = tokenizer.image_size
             return Views(self.images, config, size, kept, seed), Views(self.images, config, size, held_out, seed, augment=False)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from argenzoo.checkpoint import EMA, MODEL, RECIPE, STATE, TOKENIZER, load_strict, read_weights, save_weights, sha256, write_atomically
+from argenzoo.data.cache import UNSEEN
 from argenzoo.errors import ArgenzooError
 from argenzoo.recipe import Recipe, load_recipe
 from argenzoo.training.guards import ema_share
@@ -66,9 +67,9 @@ def resume(folder: Path, recipe: Recipe, task: Task, players: list[Player], scal
     for kind in ("tokenizer", "conditioner", "generator", "head", "data"):
         ours, theirs = getattr(recipe, kind), getattr(saved, kind)
         if not same_part(ours, theirs):
-            raise ArgenzooError(
-                f"{folder} is a checkpoint of recipe '{saved.name}' with another {kind}: use another train.out, or train.resume=false"
-            )
+            raise ArgenzooError(f"{folder} is a checkpoint of recipe '{saved.name}' with another {kind}: use another train.out")
+    if saved.loss != recipe.loss:
+        raise ArgenzooError(f"{folder} is a checkpoint of recipe '{saved.name}' with another loss section: use another train.out")
     if saved.train is not None and recipe.train is not None:
         for key in ("seed", "batch_size"):
             if getattr(saved.train, key) != getattr(recipe.train, key):
@@ -94,7 +95,7 @@ def resume(folder: Path, recipe: Recipe, task: Task, players: list[Player], scal
 
 def same_part(ours: Any, theirs: Any) -> bool:
     """Whether two parts are the same but for what training writes into them."""
-    written = {"names", "cache", "in_memory", "corrupt"}  # names: by training; the others change no sample that is read
+    written = {"names", *UNSEEN}  # names: by training; the others change no sample that is read
     if ours is None or theirs is None:
         return ours is theirs
     return ours.name == theirs.name and ours.config.model_dump(exclude=written) == theirs.config.model_dump(exclude=written)

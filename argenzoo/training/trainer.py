@@ -7,12 +7,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedType, gather_object
+from accelerate.utils import DistributedType, InitProcessGroupKwargs, broadcast_object_list, gather_object
+from safetensors import SafetensorError
 from torch import Tensor
 
 from argenzoo.checkpoint import BEST, checkpoints, note_best, prune, step_name
@@ -23,7 +25,7 @@ from argenzoo.recipe import Recipe
 from argenzoo.registry import conditioners
 from argenzoo.rng import Rng, philox
 from argenzoo.training.guards import Skips, ema_warning
-from argenzoo.training.logs import Logs, ended
+from argenzoo.training.logs import Logs, ended, evaluated
 from argenzoo.training.memory import advice, is_out_of_memory
 from argenzoo.training.player import Player
 from argenzoo.training.reader import GROUP, Reader
@@ -32,6 +34,7 @@ from argenzoo.training.state import resume, save
 from argenzoo.training.tasks import GeneratorTask, Task, TokenizerTask
 from argenzoo.versions import about
 
+PATIENCE = timedelta(hours=6)  # of the other processes, while the main one saves or samples
 NOTES_SHOWN = 10  # corrupt pictures that are named
 
 
@@ -48,7 +51,7 @@ def train(recipe: Recipe) -> Path:
     recipe = with_classes(recipe, source.classes)
     try:
         return Trainer(recipe, source).run()
-    except (torch.OutOfMemoryError, RuntimeError) as error:
+    except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
         raise ArgenzooError(f"out of memory: {advice(recipe, processes=PartialState().num_processes)}") from None
@@ -71,7 +74,8 @@ class Trainer:
         self.out = Path(self.config.out or f"runs/{recipe.name}")
         self._refuse_overwriting()
         AcceleratorState._reset_state()  # Accelerate keeps it for the process: an earlier run may have had another precision
-        self.accelerator = Accelerator(mixed_precision="no" if self.config.precision == "fp32" else self.config.precision)
+        precision = "no" if self.config.precision == "fp32" else self.config.precision
+        self.accelerator = Accelerator(mixed_precision=precision, kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)])
         self._refuse_unsupported()
         task = TokenizerTask if recipe.generator is None else GeneratorTask
         self.task: Task = task(recipe, self.accelerator.device)
@@ -81,42 +85,66 @@ class Trainer:
         self.reader = Reader(self.task, self.accelerator.device)
         self.start, self.skips = 0, Skips(self.config.max_skipped)
         self.seconds = {"data": 0.0, "encoding": 0.0}  # since the last log step
-        self.corrupt: set[str] = set()
+        self.corrupt = self.reader.corrupt
         self.figures: dict[str, float] = {}
 
     def run(self) -> Path:
         """All steps from where the run stands."""
         for player in self.players:
             player.prepare(self.accelerator)
-        saved = checkpoints(self.out)
-        if saved:
-            state = resume(saved[-1], self.recipe, self.task, self.players, self.accelerator.scaler)
-            self.start, self.skips.total = state["step"], state.get("skipped", 0)
-        elif self.accelerator.is_main_process:
-            (self.out / f"{BEST}.json").unlink(missing_ok=True)  # of a run whose checkpoints were removed
-        if self.start >= self.steps and ended(self.out):
+        pending = self._go_on()
+        if self.start >= self.steps and not pending and ended(self.out, max(self.start, self.steps)):
             return self.out
         warnings = self.reader.check(self.training)
         self.logs = self._logs()
-        for text in warnings:
+        for text in [*warnings, *self._warnings()]:
             self.logs.say(f"warning: {text}")
-        if self.config.resume and not saved:
-            self.logs.say(f"train.resume: no checkpoint in {self.out}, starting at step 0")
-        if not len(self.held_out):
-            self.logs.say("data.held_out is 0: nothing to evaluate on")
         try:
-            if self.start >= self.steps:  # stopped between the last checkpoint and its evaluation
-                self._evaluate(self.steps)
-                self._sample(self.steps)
+            if pending:
+                self._evaluate(self.start)
+            if self.start >= self.steps:
+                self._sample(self.start)
             self._loop()
         except BaseException:
             self.logs.abort()
             raise
         parameters = sum(p.numel() for player in self.players for p in player.module.parameters())
-        corrupt = len(set(gather_object(sorted(self.corrupt))))
-        counts = {"parameters": parameters, "steps": self.steps, "skipped": self.skips.total, "corrupt": corrupt}
-        self.logs.close({**counts, **self.figures})
+        counts = {"parameters": parameters, "steps": max(self.start, self.steps), "skipped": self.skips.total}
+        self.logs.close({**counts, "corrupt": len(self._all_corrupt()), **self.figures})
         return self.out
+
+    def _go_on(self) -> bool:
+        """Load the newest checkpoint, the same on every process; whether its evaluation is still to be done."""
+        saved = checkpoints(self.out)
+        found = [(saved[-1].name, evaluated(self.out, int(saved[-1].name[-7:]))) if saved else None]
+        broadcast_object_list(found)  # the main process decides: another may not see the same folder
+        if found[0] is None:
+            if self.accelerator.is_main_process:
+                (self.out / f"{BEST}.json").unlink(missing_ok=True)  # of a run whose checkpoints were removed
+            return False
+        name, was_evaluated = found[0]
+        if not (self.out / name).is_dir():
+            raise ArgenzooError(f"{self.out / name} is not seen by every process: train.out must be on a disk that they share")
+        state = resume(self.out / name, self.recipe, self.task, self.players, self.accelerator.scaler)
+        self.start, self.skips.total = state["step"], state["skipped"]
+        self.corrupt |= set(state["corrupt"])
+        return not was_evaluated and (self.start >= self.steps or self._due(self.start, self.config.eval_every))
+
+    def _warnings(self) -> Iterator[str]:
+        """What a user should know before the first step."""
+        config, every, saved = self.config, self.config.eval_every, self.config.save_every
+        if config.resume and not self.start:
+            yield f"train.resume: no checkpoint in {self.out}, starting at step 0"
+        if not len(self.held_out):
+            yield "there is no held-out part (data.held_out is 0): nothing to evaluate on, and no best checkpoint"
+        elif every and saved and every % saved and saved % every:
+            yield f"train.eval_every {every} and train.save_every {saved} seldom meet: only checkpoints that are evaluated can be the best"
+        if self.training.stepped_over:
+            yield f"{self.training.stepped_over} corrupt pictures were stepped over when the cache was made"
+
+    def _all_corrupt(self) -> list[str]:
+        """Notes on corrupt pictures, of every process."""
+        return sorted(set(gather_object(sorted(self.corrupt))))
 
     def _loop(self) -> None:
         stream = batches(self.training, self._stream(), self.config.workers, pin=self.accelerator.device.type == "cuda")
@@ -219,16 +247,15 @@ class Trainer:
 
     def _save(self, step: int) -> None:
         self.task.finish(self.reader.first(self.training))
+        scaler, corrupt = self.accelerator.scaler, self._all_corrupt()
+        state = {"step": step, "skipped": self.skips.total, "corrupt": corrupt, "scaler": scaler and scaler.state_dict()}
         if self.accelerator.is_main_process:
             try:
-                save(self.out / step_name(step), self.recipe, self.task, self.players, self._state(step))
-            except OSError as error:
-                raise OSError(f"checkpoint of step {step} can't be saved ({error}). {self._last_good()}") from error
+                save(self.out / step_name(step), self.recipe, self.task, self.players, state)
+            except (OSError, RuntimeError, SafetensorError) as error:  # what a full disk is to Python, torch and safetensors
+                text = str(error).splitlines()[0]
+                raise ArgenzooError(f"the checkpoint of step {step} can't be saved ({text}). {self._last_good()}") from error
         self.accelerator.wait_for_everyone()
-
-    def _state(self, step: int) -> dict:
-        scaler = self.accelerator.scaler
-        return {"step": step, "skipped": self.skips.total, "scaler": None if scaler is None else scaler.state_dict()}
 
     def _last_good(self) -> str:
         saved = checkpoints(self.out)
