@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from argenzoo.checkpoint import EMA, MODEL, RECIPE, TOKENIZER, load_strict, read_about, read_weights, resolve, sha256
+from argenzoo.checkpoint import BEST, EMA, MODEL, RECIPE, TOKENIZER, load_strict, read_about, read_weights, resolve, sha256
 from argenzoo.errors import ArgenzooError, suggestion
 from argenzoo.model import ARModel, ARNetwork
 from argenzoo.recipe import Part, Recipe, list_models, load_recipe, recipe_folder
@@ -21,7 +21,7 @@ def build_model(source: str | Path | Recipe, overrides: dict[str, Any] | None = 
     """A model in evaluation mode, from a recipe (weights random, except a tokenizer's that the recipe names) or a checkpoint folder.
 
     Args:
-        source: a recipe's name, a YAML file, a checkpoint or run folder, or a Recipe.
+        source: a recipe's name, a YAML file, a checkpoint or run folder, RUN/best, or a Recipe.
         overrides: dotted keys, e.g. ``{"head.depth": 3}``.
         device: where the model is put.
 
@@ -58,7 +58,7 @@ def find(source: str | Path | Recipe, overrides: dict[str, Any] | None = None) -
         if overrides:
             raise ArgenzooError("overrides go to load_recipe when a Recipe is given")
         return source, None
-    if Path(source).is_dir():
+    if Path(source).is_dir() or Path(source).name == BEST:
         folder = resolve(source)
         if "tokenizer.weights" in (overrides or {}):
             raise ArgenzooError(f"tokenizer.weights can't be overridden: {folder} holds the tokenizer that it was trained with")

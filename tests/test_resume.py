@@ -189,10 +189,10 @@ def test_half_a_line_of_a_killed_log_is_dropped(tokenizer_runs: dict[str, Path],
 
 
 def test_a_run_from_pictures_goes_on_from_a_cache(tokenizer_runs: dict[str, Path], caches: dict[str, Path], pictures: Path, tmp_path: Path):
-    out = train(recipe_for("fruit_raster", tokenizer_runs, tmp_path / "run", pictures))
-    more = recipe_for("fruit_raster", tokenizer_runs, out, pictures, steps=5, resume=True)
+    out = train(recipe_for("fruit_raster", tokenizer_runs, tmp_path / "run", pictures, schedule="constant", warmup=0.0))
+    more = recipe_for("fruit_raster", tokenizer_runs, out, pictures, steps=5, resume=True, schedule="constant", warmup=0.0)
     train(more.with_part("data", cache=str(caches["vq"])))
-    whole = train(recipe_for("fruit_raster", tokenizer_runs, tmp_path / "whole", pictures, steps=5))
+    whole = train(recipe_for("fruit_raster", tokenizer_runs, tmp_path / "whole", pictures, steps=5, schedule="constant", warmup=0.0))
     assert losses(out) == pytest.approx(losses(whole), abs=2e-5)
     with pytest.raises(ArgenzooError, match="another data"):
         train(more.with_part("data", flip=False))
