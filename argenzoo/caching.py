@@ -16,23 +16,22 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
-from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from argenzoo.build import ENCODED_AT_ONCE, build_tokenizer, encoded
 from argenzoo.checkpoint import fingerprint
+from argenzoo.data.allviews import AllViews
 from argenzoo.data.cache import MANIFEST, UNSEEN, Manifest, PartName, shard_path
-from argenzoo.data.crops import CENTER, CUTS, View
+from argenzoo.data.crops import CUTS
 from argenzoo.data.images import ImageSet, split, to_unit
 from argenzoo.data.shards import Shard, open_shard, write_shard
-from argenzoo.data.views import Sample, Views
+from argenzoo.data.views import Views
 from argenzoo.device import checked_device
 from argenzoo.errors import ArgenzooError
 from argenzoo.recipe import Recipe
 from argenzoo.registry import datasets
-from argenzoo.rng import philox
 from argenzoo.versions import about
 
 PATIENCE = timedelta(days=1)  # of a process that has written its share
@@ -93,9 +92,9 @@ class Job:
                 tokens.append(self._encode(torch.cat(waiting)))
                 tick(len(waiting))
                 waiting = []
-        wrong = [label for label in labels if not 0 <= label < len(self.pictures.views.classes)]
-        if wrong:
-            raise ArgenzooError(f"the data hold the label {wrong[0]}: they have {len(self.pictures.views.classes)} classes")
+        classes = len(self.pictures.views.classes)
+        if not 0 <= min(labels) <= max(labels) < classes:
+            raise ArgenzooError(f"the data hold labels from {min(labels)} to {max(labels)}, they have {classes} classes")
         stored = np.concatenate(tokens).reshape(len(positions), self.pictures.count, *tokens[0].shape[1:])
         facts = {"key": self.key, "corrupt": json.dumps(notes), "largest": str(float(max(stored.max(), -stored.min().astype(np.float64))))}
         write_shard(shard_path(self.folder, self.part, number), stored, np.array(labels, np.int32), facts)
@@ -109,61 +108,6 @@ class Job:
         if not np.isfinite(stored).all():
             raise ArgenzooError(f"the tokenizer's values exceed {self.dtype}: use --dtype float32")
         return stored
-
-
-class AllViews(Dataset[Any]):
-    """Every view of a picture: (views, 3, size, size) uint8, its label, notes on corrupt ones; or the error, to be raised by ``Job``.
-
-    Args:
-        copies: how many random cuts, where the recipe cuts at random.
-    """
-
-    def __init__(self, views: Views, copies: int | None) -> None:
-        self.views = views
-        views.images = Once(views.images)
-        random = views.augment and views.config.crop == "random"
-        if random and copies is None:
-            raise ArgenzooError(
-                "data.crop is random: say how many cuts of each picture to keep, e.g. --copies 4, or set data.crop=center or ten"
-            )
-        if not random and copies is not None and views.augment:
-            raise ArgenzooError(f"--copies has no effect with data.crop={views.config.crop}: all its views are kept")
-        self.chosen = views.views if views.augment else (View(views.config.resizes[0], CENTER, False),)
-        self.count = copies if random and copies else len(self.chosen)
-
-    def __len__(self) -> int:
-        return len(self.views)
-
-    def __getitem__(self, position: int) -> tuple[Tensor, int, list[str]] | ArgenzooError:
-        try:
-            samples = [self._see(position, copy) for copy in range(self.count)]
-        except ArgenzooError as error:  # a worker process would wrap it in its traceback
-            return error
-        return torch.stack([sample.stored for sample in samples]), samples[0].label, list(samples[0].notes)
-
-    def _see(self, position: int, copy: int) -> Sample:
-        rng = philox(self.views.seed, "cache", position * self.count + copy)
-        random = self.chosen[0].corner is None
-        return self.views.see(position, self.chosen[int(rng.integers(len(self.chosen)))] if random else self.chosen[copy], rng)
-
-
-class Once:
-    """An image set that keeps the last picture: its views are cut from one decoding."""
-
-    def __init__(self, images: ImageSet) -> None:
-        self.images, self.classes = images, images.classes
-        self._last: tuple[int, Image.Image] | None = None
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def label(self, index: int) -> int:
-        return self.images.label(index)
-
-    def open(self, index: int) -> Image.Image:
-        if self._last is None or self._last[0] != index:
-            self._last = index, self.images.open(index)
-        return self._last[1]
 
 
 def cache(
