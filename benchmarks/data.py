@@ -27,11 +27,14 @@ from argenzoo.training.trainer import train
 
 SHOWN = {"images_per_second": "images/s", "tokens_per_second": "tokens/s", "data_fraction": "waiting", "encoding_fraction": "encoding"}
 OPEN = """
-import json, resource, sys, time
+import json, sys, time
 import argenzoo.training.trainer
 from argenzoo.data.cache import Cached, Manifest
 from argenzoo.data.stream import Stream, batches
-before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+def resident():
+    lines = dict(line.split(":", 1) for line in open("/proc/self/status") if ":" in line)
+    return [int(lines[key].split()[0]) for key in ("RssAnon", "RssFile")]
+before, began = resident(), time.perf_counter()
 manifest = Manifest.parse(json.load(open(sys.argv[1] + "/cache.json")), "cache")
 cached = Cached(sys.argv[1], manifest, "train")
 stream = batches(cached, Stream(len(cached), 256, 0, 0, 101), 0)
@@ -40,7 +43,7 @@ first = time.perf_counter() - began
 began = time.perf_counter()
 for _ in range(100): next(stream)
 rest = (time.perf_counter() - began) / 100
-print(json.dumps([first, rest, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before]))
+print(json.dumps([first, rest, *(after - was for after, was in zip(resident(), before))]))
 """
 
 
@@ -69,8 +72,8 @@ def throughput(arguments: argparse.Namespace) -> None:
 
 
 def start(_: argparse.Namespace) -> None:
-    """A fresh process for each size: from the manifest to the first batch of 256, and what 101 batches add to its memory."""
-    print("| samples | first batch | later batches | memory added |\n|---|---|---|---|")
+    """A fresh process for each size: from the manifest to the first batch of 256, and what 101 batches add to its memory (Linux)."""
+    print("| samples | first batch | later batches | memory of the process | pages of the files |\n|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         for count in (1_000, 10_000, 100_000, 1_000_000):
             path = Path(folder) / str(count)
@@ -79,8 +82,8 @@ def start(_: argparse.Namespace) -> None:
             for _ in range(3):
                 done = subprocess.run([sys.executable, "-c", OPEN, str(path)], capture_output=True, text=True, check=True)
                 times.append(json.loads(done.stdout))
-            first, rest, memory = (median(values) for values in zip(*times, strict=True))
-            print(f"| {count:,} | {first * 1e3:.0f} ms | {rest * 1e3:.1f} ms | {memory / 1024:.0f} MiB |", flush=True)
+            first, rest, own, pages = (median(values) for values in zip(*times, strict=True))
+            print(f"| {count:,} | {first * 1e3:.0f} ms | {rest * 1e3:.1f} ms | {own / 1024:.1f} MiB | {pages / 1024:.0f} MiB |", flush=True)
 
 
 def random_cache(folder: Path, count: int, per_shard: int = 4096) -> None:

@@ -136,7 +136,7 @@ class Cached(Dataset[Sample]):
 
     def _open(self, number: int) -> Shard:
         path = shard_path(self.folder, self.part, number)
-        shard = open_shard(path)
+        shard = open_shard(path, scattered=True)
         expected = min(self.per_shard, len(self) - number * self.per_shard), *self._shape
         if shard.tokens.shape != expected:
             raise ArgenzooError(f"{path} holds {shard.tokens.shape}, the cache's manifest says {expected}: run 'argenzoo cache' again")

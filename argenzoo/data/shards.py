@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,20 +62,27 @@ def write_shard(path: Path, tokens: np.ndarray, labels: np.ndarray, about: dict[
         temporary.unlink(missing_ok=True)
 
 
-def open_shard(path: Path) -> Shard:
-    """Reads the header alone. Raises ArgenzooError where the file is missing, truncated or something else."""
+def open_shard(path: Path, scattered: bool = False) -> Shard:
+    """Maps the file and reads its header alone.
+
+    Args:
+        scattered: samples will be read in any order; the system then fetches no neighbours of theirs from the disk.
+
+    Raises:
+        ArgenzooError: the file is missing, truncated or something else.
+    """
     try:
         with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if length > 1 << 20:
-                raise ValueError("no header")
-            header = json.loads(file.read(length))
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        if scattered and hasattr(mmap, "MADV_RANDOM"):
+            mapped.madvise(mmap.MADV_RANDOM)
+        length = int.from_bytes(mapped[:8], "little")
+        header = json.loads(mapped[8 : 8 + length])
         about = json.loads(header.pop("__metadata__")[ABOUT])
-        arrays = {name: _mapped(path, 8 + length, entry) for name, entry in header.items()}
+        arrays = {
+            name: np.ndarray(tuple(entry["shape"]), DTYPES[entry["dtype"]], mapped, 8 + length + entry["data_offsets"][0])
+            for name, entry in header.items()
+        }
         return Shard(arrays["tokens"], arrays["labels"], about)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ArgenzooError(f"{path} is missing, truncated or no shard of a cache ({error}): run 'argenzoo cache' again") from None
-
-
-def _mapped(path: Path, offset: int, entry: dict) -> np.ndarray:
-    return np.memmap(path, DTYPES[entry["dtype"]], "r", offset + entry["data_offsets"][0], tuple(entry["shape"]))
