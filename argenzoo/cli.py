@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from argenzoo.device import leave
 from argenzoo.errors import ArgenzooError
 from argenzoo.recipe import Recipe, describe, list_models, load_recipe, parse_overrides
 from argenzoo.versions import __version__
@@ -61,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(argv)
     try:
         COMMANDS[arguments.command](arguments)
+        leave()
     except ArgenzooError as error:
         print(f"argenzoo: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

@@ -1,10 +1,11 @@
-"""Which device, and what stays in float32 on it under mixed precision."""
+"""Which device, what stays in float32 on it under mixed precision, and how processes part."""
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
+import torch.distributed as dist
 
 from argenzoo.errors import ArgenzooError
 
@@ -22,3 +23,10 @@ def checked_device(name: str | None) -> torch.device:
 def full_precision(device: torch.device) -> AbstractContextManager[object]:
     """Autocast off inside; the meta device, which only counts, has none."""
     return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
+
+
+def leave() -> None:
+    """The end of a command on several processes: together, or one that exits early aborts another's background threads."""
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
