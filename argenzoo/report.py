@@ -18,17 +18,25 @@ def report(recipe: Recipe) -> str:
     samples = IMAGENET if kept is None else read_manifest(kept).parts["train"].count
     found, counts = cost(recipe), parameters_by_part(recipe)
     need = memory(recipe, found)
-    return "\n".join([*table(counts, need), "", *flops(recipe, found), "", *whole(recipe, found, need, samples)])
+    return "\n".join(
+        [
+            *table(counts, need, recipe.train.precision if recipe.train else "fp32"),
+            "",
+            *flops(recipe, found),
+            "",
+            *whole(recipe, found, need, samples),
+        ]
+    )
 
 
-def table(counts: dict[str, int], need: Memory) -> list[str]:
+def table(counts: dict[str, int], need: Memory, precision: str) -> list[str]:
     """Parameters and weights of each part, and what training adds."""
     rows = [f"{'part':12} {'parameters':>15} {'float32':>10} {'bfloat16':>10}"]
     rows += [f"{name:12} {count:>15,} {size(4 * count):>10} {size(2 * count):>10}" for name, count in counts.items()]
     added = {"gradients": need.gradients, "optimizer": need.optimizer, "ema": need.averaged}
     rows += ["", "training adds"]
     rows += [f"{name:12} {'':15} {size(value):>10}" for name, value in added.items()]
-    return [*rows, f"{'activations':12} {'an image':>15} {size(need.activations):>10}"]
+    return [*rows, f"{'activations':12} {f'an image, {precision}':>15} {size(need.activations):>10}"]
 
 
 def flops(recipe: Recipe, found: Cost) -> list[str]:
