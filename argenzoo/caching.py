@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -21,7 +20,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from argenzoo.build import ENCODED_AT_ONCE, build_tokenizer, encoded
-from argenzoo.checkpoint import fingerprint
+from argenzoo.checkpoint import fingerprint, replace_text
 from argenzoo.data.allviews import AllViews
 from argenzoo.data.cache import MANIFEST, UNSEEN, Manifest, PartName, shard_path
 from argenzoo.data.crops import CUTS
@@ -145,9 +144,7 @@ def cache(
     facts = {**about(), "recipe": recipe.name, "processes": str(state.num_processes), "seconds": f"{time.perf_counter() - began:.1f}"}
     manifest = manifest_of(jobs, images, tokenizer, facts)
     if state.is_main_process:
-        temporary = folder / f".{MANIFEST}.{os.getpid()}.tmp"
-        temporary.write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        temporary.rename(folder / MANIFEST)
+        replace_text(folder / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
     return manifest
 
 

@@ -61,10 +61,15 @@ def note_best(run: Path, step: int, loss: float) -> bool:
     path = run / f"{BEST}.json"
     if not math.isfinite(loss) or (path.is_file() and json.loads(path.read_text(encoding="utf-8"))["held_out_loss"] <= loss):
         return False
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps({"step": step, "held_out_loss": loss}) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    replace_text(path, json.dumps({"step": step, "held_out_loss": loss}) + "\n")
     return True
+
+
+def replace_text(path: Path, text: str) -> None:
+    """The whole file or the old one, never half of it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
 
 
 def prune(run: Path, keep: int | None) -> None:

@@ -16,10 +16,10 @@ import pytest
 from conftest import write_pictures
 from PIL import Image
 
-from argenzoo.data.cifar10 import CIFAR10, NumpyUnpickler, records_of
+from argenzoo.data.cifar10 import CIFAR10, CLASSES, NumpyUnpickler, records_of
 from argenzoo.data.fashion_mnist import FashionMNIST
 from argenzoo.data.folder import Folder
-from argenzoo.data.images import split
+from argenzoo.data.images import Arrays, split
 from argenzoo.data.views import Views
 from argenzoo.errors import ArgenzooError
 
@@ -139,6 +139,15 @@ def test_fashion_mnist(compress: bool, tmp_path: Path):
     broken.write_bytes(broken.read_bytes()[:100])
     with pytest.raises(ArgenzooError, match="truncated or no idx file"):
         FashionMNIST(config)
+
+
+def test_labels_that_do_not_fit_are_refused():
+    for labels, message in (
+        (LABELS[:3], "4 pictures and 3 labels"),
+        (np.array([0, 1, 2, 10]), "label 10 is out of range, there are 10 classes"),
+    ):
+        with pytest.raises(ArgenzooError, match=message):
+            Arrays(PICTURES[:4], labels, CLASSES, "here")
 
 
 @pytest.fixture

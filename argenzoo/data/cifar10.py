@@ -17,7 +17,7 @@ from einops import rearrange
 from PIL import Image
 from pydantic import Field
 
-from argenzoo.data.images import DataConfig
+from argenzoo.data.images import Arrays, DataConfig
 from argenzoo.errors import ArgenzooError
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -36,7 +36,7 @@ Split = Literal["train", "test"]
 Files = dict[str, Callable[[], bytes]]  # the copy's files by name
 
 
-class CIFAR10:
+class CIFAR10(Arrays):
     """50,000 + 10,000 pictures of 32 px, kept in memory (150 MB) once their published checksums are found."""
 
     class Config(DataConfig):
@@ -45,24 +45,12 @@ class CIFAR10:
         check: bool = Field(True, description="compare with the published checksums; false for a set in the same format")
 
     def __init__(self, config: Config) -> None:
-        self.classes = CLASSES
         path = Path(config.path) if config.path is not None else download()
         records = read(files_in(path), config.split, path)  # (n, 3073)
         if config.check:
             compare(records, config.split, path)
-        self._labels = records[:, 0].astype(np.int64)
-        self._pictures = np.ascontiguousarray(rearrange(records[:, 1:], "n (c h w) -> n h w c", c=3, h=32))
-        if len(records) and self._labels.max() >= len(CLASSES):
-            raise ArgenzooError(f"{path}: label {self._labels.max()} is out of range, CIFAR-10 has {len(CLASSES)} classes")
-
-    def __len__(self) -> int:
-        return len(self._labels)
-
-    def label(self, index: int) -> int:
-        return int(self._labels[index])
-
-    def open(self, index: int) -> Image.Image:
-        return Image.fromarray(self._pictures[index])
+        pictures = rearrange(records[:, 1:], "n (c h w) -> n h w c", c=3, h=32)
+        super().__init__(np.ascontiguousarray(pictures), records[:, 0], CLASSES, str(path))
 
 
 def files_in(path: Path) -> Files:

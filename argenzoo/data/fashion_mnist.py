@@ -8,17 +8,16 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import Image
 from pydantic import Field
 
-from argenzoo.data.images import DataConfig
+from argenzoo.data.images import Arrays, DataConfig
 from argenzoo.errors import ArgenzooError
 
 CLASSES = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle-boot")
 PREFIX = {"train": "train", "test": "t10k"}
 
 
-class FashionMNIST:
+class FashionMNIST(Arrays):
     """60,000 + 10,000 grey pictures of 28 px, kept in memory. MNIST's own files are read as well: the format is the same."""
 
     class Config(DataConfig):
@@ -30,22 +29,8 @@ class FashionMNIST:
         if config.path is None:
             raise ArgenzooError("data.path is not set: name the folder of Fashion-MNIST's idx files (Debian: dataset-fashion-mnist)")
         root, prefix = Path(config.path), PREFIX[config.split]
-        self.classes = CLASSES
-        self._pictures = idx(root, f"{prefix}-images-idx3-ubyte", 3)
-        self._labels = idx(root, f"{prefix}-labels-idx1-ubyte", 1)
-        if len(self._labels) != len(self._pictures):
-            raise ArgenzooError(f"{root}: {len(self._pictures)} pictures and {len(self._labels)} labels")
-        if self._labels.max(initial=0) >= len(CLASSES):
-            raise ArgenzooError(f"{root}: label {self._labels.max()} is out of range, there are {len(CLASSES)} classes")
-
-    def __len__(self) -> int:
-        return len(self._labels)
-
-    def label(self, index: int) -> int:
-        return int(self._labels[index])
-
-    def open(self, index: int) -> Image.Image:
-        return Image.fromarray(self._pictures[index])
+        pictures, labels = idx(root, f"{prefix}-images-idx3-ubyte", 3), idx(root, f"{prefix}-labels-idx1-ubyte", 1)
+        super().__init__(pictures, labels, CLASSES, str(root))
 
 
 def idx(root: Path, name: str, dims: int) -> np.ndarray:

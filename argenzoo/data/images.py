@@ -57,6 +57,35 @@ class ImageSet(Protocol):
         """Raises ArgenzooError where the picture is corrupt, naming it."""
 
 
+class Arrays:
+    """An image set in memory.
+
+    Args:
+        pictures: (n, H, W, 3) or (n, H, W) uint8.
+        labels: (n,).
+        name: of the data, in messages.
+
+    Raises:
+        ArgenzooError: another number of labels than of pictures, or a label without a class.
+    """
+
+    def __init__(self, pictures: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], name: str) -> None:
+        if len(labels) != len(pictures):
+            raise ArgenzooError(f"{name}: {len(pictures)} pictures and {len(labels)} labels")
+        if labels.max(initial=0) >= len(classes):
+            raise ArgenzooError(f"{name}: label {labels.max()} is out of range, there are {len(classes)} classes")
+        self._pictures, self._labels, self.classes = pictures, labels, classes
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def label(self, index: int) -> int:
+        return int(self._labels[index])
+
+    def open(self, index: int) -> Image.Image:
+        return Image.fromarray(self._pictures[index])
+
+
 def decode(source: Path | bytes, name: str) -> Image.Image:
     """A picture from a file or its bytes. Raises ArgenzooError, with ``name``, where it is corrupt or not of 8 bits a channel."""
     try:

@@ -24,6 +24,7 @@ from argenzoo.grids import save_grid
 from argenzoo.recipe import Recipe
 from argenzoo.registry import conditioners
 from argenzoo.rng import Rng, philox
+from argenzoo.summary import steps_of
 from argenzoo.training.guards import Skips, ema_warning
 from argenzoo.training.logs import Logs, ended, evaluated
 from argenzoo.training.memory import advice, is_out_of_memory
@@ -80,7 +81,7 @@ class Trainer:
         task = TokenizerTask if recipe.generator is None else GeneratorTask
         self.task: Task = task(recipe, self.accelerator.device)
         self.training, self.held_out = source.samples(recipe, self.task.tokenizer)
-        self.steps = self.config.steps or math.ceil((self.config.epochs or 0) * len(self.training) / self.config.batch_size)
+        self.steps = steps_of(self.config, len(self.training))
         self.players = self.task.players(self.steps)
         self.reader = Reader(self.task, self.accelerator.device)
         self.start, self.skips = 0, Skips(self.config.max_skipped)
