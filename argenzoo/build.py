@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,40 +11,61 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from argenzoo.checkpoint import BEST, EMA, MODEL, RECIPE, TOKENIZER, load_strict, read_about, read_weights, resolve, sha256
+from argenzoo.checkpoint import BEST, EMA, MODEL, RECIPE, TOKENIZER, load_strict, read_about, read_weights, resolve, sha256, there
 from argenzoo.errors import ArgenzooError, suggestion
 from argenzoo.model import ARModel, ARNetwork
 from argenzoo.recipe import Part, Recipe, list_models, load_recipe, recipe_folder
 from argenzoo.registry import conditioners, generators, heads, tokenizers
 
 
-def build_model(source: str | Path | Recipe, overrides: dict[str, Any] | None = None, device: str | torch.device = "cpu") -> ARModel:
-    """A model in evaluation mode, from a recipe (weights random, except a tokenizer's that the recipe names) or a checkpoint folder.
+def build_model(
+    source: str | Path | Recipe, overrides: dict[str, Any] | None = None, device: str | torch.device = "cpu", pretrained: bool = False
+) -> ARModel:
+    """A model in evaluation mode.
+
+    From a checkpoint, its weights; from a recipe, random ones, or with ``pretrained`` the published ones, downloaded from the Hub.
 
     Args:
-        source: a recipe's name, a YAML file, a checkpoint or run folder, RUN/best, or a Recipe.
+        source: a recipe's name, a YAML file, a checkpoint or run folder, RUN/best, a repository OWNER/NAME of the Hub in our
+            format, or a Recipe.
         overrides: dotted keys, e.g. ``{"head.depth": 3}``.
         device: where the model is put.
 
     Raises:
-        ArgenzooError: unknown name, parts that do not fit each other, a checkpoint that does not fit.
+        ArgenzooError: unknown name, parts that do not fit each other, a checkpoint that does not fit, a download that fails.
     """
     recipe, folder = find(source, overrides)
     if recipe.generator is None:
         raise ArgenzooError(f"recipe '{recipe.name}' is a tokenizer's: use build_tokenizer")
-    if folder is None:
-        return assemble(recipe, build_tokenizer(recipe)).to(device).eval()
+    if folder is not None:
+        if pretrained:
+            raise ArgenzooError(f"{folder} is a checkpoint with weights of its own: leave out pretrained")
+        return from_folder(recipe, folder).to(device).eval()
+    if pretrained:
+        from argenzoo.hub.pretrained import published
+
+        return published(recipe).to(device).eval()
+    return assemble(recipe, build_tokenizer(recipe)).to(device).eval()
+
+
+def from_folder(recipe: Recipe, folder: Path) -> ARModel:
+    """A checkpoint's model, on the meta device until its weights are mapped in."""
     with torch.device("meta"):
         model = assemble(recipe, make_tokenizer(recipe.tokenizer))
     load_tokenizer(model.tokenizer, recipe.tokenizer)
-    load_strict(model.network, read_weights(weights_in(folder)), str(folder))
-    return model.to(device).eval()
+    model.sources = {"network": weights_in(folder), "tokenizer": folder / TOKENIZER}
+    load_strict(model.network, read_weights(model.sources["network"]), str(folder))
+    return model
 
 
 def build_tokenizer(source: str | Path | Recipe, overrides: dict[str, Any] | None = None, device: str | torch.device = "cpu") -> Any:
-    """The tokenizer alone; ``source`` as for ``build_model``."""
+    """The tokenizer alone; ``source`` as for ``build_model``. ``tokenizer.weights=pretrained`` is the recipe's published one."""
     recipe, folder = find(source, overrides)
     part = recipe.tokenizer
+    if part.weights == PRETRAINED:
+        from argenzoo.hub.pretrained import published_tokenizer
+
+        return published_tokenizer(recipe).to(device).eval()
     if folder is not None and recipe.generator is None:
         part = replace(part, weights=str(weights_in(folder)), sha256=None)
     tokenizer = make_tokenizer(part)
@@ -66,9 +88,15 @@ def find(source: str | Path | Recipe, overrides: dict[str, Any] | None = None) -
         if recipe.generator is not None:  # its tokenizer lies beside it
             recipe = replace(recipe, tokenizer=replace(recipe.tokenizer, weights=str(folder / TOKENIZER)))
         return recipe, folder
-    if Path(source).suffix not in (".yaml", ".yml") and not (recipe_folder() / f"{source}.yaml").is_file():
-        raise ArgenzooError(f"'{source}' is neither a folder nor a recipe{suggestion(str(source), list_models())}")
-    return load_recipe(source, overrides), None
+    if Path(source).suffix in (".yaml", ".yml") or (recipe_folder() / f"{source}.yaml").is_file():
+        return load_recipe(source, overrides), None
+    if isinstance(source, str) and re.fullmatch(r"[\w.-]+/[\w.-]+", source):
+        from argenzoo.hub.download import repository
+
+        if (beside := Path(source).parent).is_dir():  # a folder's name, mistyped: no need to ask the Hub
+            raise ArgenzooError(f"no such folder {source}{suggestion(Path(source).name, [path.name for path in beside.iterdir()])}")
+        return find(repository(source), overrides)
+    raise ArgenzooError(f"'{source}' is neither a folder nor a recipe{suggestion(str(source), list_models())}")
 
 
 def assemble(recipe: Recipe, tokenizer: Any) -> ARModel:
@@ -107,6 +135,7 @@ def load_tokenizer(tokenizer: nn.Module, part: Part) -> None:
     check_scale(part, tokenizer, path)
 
 
+PRETRAINED = "pretrained"  # as tokenizer.weights: the recipe's published tokenizer
 FREE = {"quantize", "patch_size", "latent_scale", "image_size"}  # what a generator's recipe may choose over the same weights
 
 
@@ -144,4 +173,4 @@ def encoded(tokenizer: Any, pictures: Tensor) -> Tensor:
 
 def weights_in(folder: Path) -> Path:
     """The averaged weights of a checkpoint where there are any, else the raw ones."""
-    return folder / EMA if (folder / EMA).is_file() else folder / MODEL
+    return folder / EMA if there(folder / EMA) else folder / MODEL

@@ -127,6 +127,7 @@ def cache(
     if recipe.tokenizer.weights is None:
         raise ArgenzooError(
             f"recipe '{recipe.name}' needs a trained tokenizer: set tokenizer.weights to its run folder or .safetensors file"
+            + (", or to pretrained" if recipe.pretrained is not None else "")
         )
     if per_shard < 1 or (copies is not None and copies < 1):
         raise ArgenzooError("--shard and --copies must be at least 1")

@@ -19,6 +19,7 @@ from argenzoo.errors import ArgenzooError
 
 RECIPE, MODEL, EMA, TOKENIZER, STATE = "recipe.yaml", "model.safetensors", "ema.safetensors", "tokenizer.safetensors", "state"
 BEST = "best"
+SHARD = "5GB"
 
 
 def resolve(folder: str | Path) -> Path:
@@ -110,33 +111,78 @@ def save_weights(path: Path, state: dict[str, Tensor], about: dict[str, str]) ->
     save_file({key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}, path, metadata=about)
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """A safetensors file, memory-mapped. Raises ArgenzooError where it is missing, truncated or something else."""
-    if not path.is_file():
-        raise ArgenzooError(f"no weights file {path}")
+def save_sharded(path: Path, state: dict[str, Tensor], about: dict[str, str], shard_size: str = SHARD) -> None:
+    """``save_weights``; above ``shard_size`` (such as ``5GB``), files beside ``path`` and their index, as on the Hub."""
+    from huggingface_hub import split_torch_state_dict_into_shards
+
+    pattern = f"{path.stem}{{suffix}}{path.suffix}"
+    plan = split_torch_state_dict_into_shards(state, filename_pattern=pattern, max_shard_size=shard_size)
+    for name, keys in plan.filename_to_tensors.items():
+        save_weights(path.with_name(name), {key: state[key] for key in keys}, about)
+    if plan.is_sharded:
+        index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
+        replace_text(index_of(path), json.dumps(index, indent=1) + "\n")
+
+
+def index_of(path: Path) -> Path:
+    """Of a sharded file: which tensor lies where."""
+    return path.with_name(f"{path.name}.index.json")
+
+
+def there(path: Path) -> bool:
+    """Whether there are weights, in one file or in shards."""
+    return path.is_file() or index_of(path).is_file()
+
+
+def files_of(path: Path) -> list[Path]:
+    """The files of weights: one, or the shards that the index names.
+
+    Raises:
+        ArgenzooError: none, a broken index, or one that names files elsewhere.
+    """
+    if path.is_file() or not index_of(path).is_file():
+        return [path]
     try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise ArgenzooError(f"{path} is truncated or no safetensors file ({' '.join(str(error).split())})") from None
+        names = sorted({str(name) for name in json.loads(index_of(path).read_text(encoding="utf-8"))["weight_map"].values()})
+    except (ValueError, KeyError, AttributeError, TypeError):
+        raise ArgenzooError(f"{index_of(path)} is no index of shards") from None
+    if any(Path(name).name != name for name in names):
+        raise ArgenzooError(f"{index_of(path)} names files outside its folder")
+    return [path.with_name(name) for name in names]
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """A safetensors file or its shards, memory-mapped. Raises ArgenzooError where one is missing, truncated or something else."""
+    state: dict[str, Tensor] = {}
+    for file in files_of(path):
+        if not file.is_file():
+            raise ArgenzooError(f"no weights file {file}")
+        try:
+            state |= load_file(file)
+        except (SafetensorError, OSError) as error:
+            raise ArgenzooError(f"{file} is truncated or no safetensors file ({' '.join(str(error).split())})") from None
+    return state
 
 
 def read_about(path: Path) -> dict[str, str]:
     """The metadata that ``save_weights`` wrote; empty for a file from elsewhere."""
-    with safe_open(path, framework="pt") as file:
+    with safe_open(files_of(path)[0], framework="pt") as file:
         return file.metadata() or {}
 
 
 def load_strict(module: nn.Module, state: dict[str, Tensor], what: str, assign: bool = True) -> None:
-    """Fill ``module``: every key on both sides, every shape the same, or ArgenzooError.
+    """Fill ``module``: every key on both sides, every shape the same, or ArgenzooError. Half precision becomes the module's own.
 
     Args:
         what: named in the message.
         assign: the file's tensors become the module's (a model on the meta device is filled so); else they are copied into it.
     """
-    ours = {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()}
+    own = module.state_dict()
+    ours = {key: tuple(tensor.shape) for key, tensor in own.items()}
     theirs = {key: tuple(tensor.shape) for key, tensor in state.items()}
     missing, unexpected = sorted(ours.keys() - theirs.keys()), sorted(theirs.keys() - ours.keys())
     shapes = sorted(key for key in ours.keys() & theirs.keys() if ours[key] != theirs[key])
+    kinds = sorted(key for key in ours.keys() & theirs.keys() if own[key].is_floating_point() != state[key].is_floating_point())
     problems = [
         f"{len(keys)} {kind} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
         for kind, keys in (("missing", missing), ("unexpected", unexpected))
@@ -144,15 +190,20 @@ def load_strict(module: nn.Module, state: dict[str, Tensor], what: str, assign: 
     ]
     if shapes:
         problems.append(f"{len(shapes)} of another shape ({shapes[0]}: {theirs[shapes[0]]} in the file, {ours[shapes[0]]} in the recipe)")
+    if kinds:
+        problems.append(f"{len(kinds)} of another type ({kinds[0]}: {state[kinds[0]].dtype} in the file)")
     if problems:
         raise ArgenzooError(f"{what} does not fit this recipe: {'; '.join(problems)}")
-    module.load_state_dict(state, assign=assign)
+    module.load_state_dict({key: tensor.to(own[key].dtype) for key, tensor in state.items()}, assign=assign)
 
 
 def sha256(path: Path) -> str:
-    """Of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Of a file; of shards, that of their hashes in order."""
+    digests = []
+    for part in files_of(path):
+        with part.open("rb") as file:
+            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def fingerprint(state: dict[str, Tensor]) -> str:

@@ -1,4 +1,4 @@
-"""The command line: train, sample, list, show, demo."""
+"""The command line: train, cache, sample, import, list, show, demo."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ EXAMPLES = """examples:
   argenzoo train recipe=fruit_vq train.out=runs/vq
   argenzoo train recipe=fruit_raster tokenizer.weights=runs/vq train.lr=1e-3
   argenzoo sample runs/fruit_raster --classes 3,5 --num 16 --guidance 2 --seed 0 --out samples
+  argenzoo sample var_d16 --classes 207 --num 8
+  argenzoo import var --generator var_d16.pth --tokenizer vae_ch160v4096z32.pth --out var_d16
 """
 
 
@@ -39,9 +41,11 @@ def parser() -> argparse.ArgumentParser:
     cache.add_argument("--copies", type=int, help="cuts of each picture, where data.crop is random")
     cache.add_argument("--shard", type=int, default=4096, help="samples a file")
     cache.add_argument("--device", help="default: the GPU where there is one")
-    commands.add_parser("list", help="list the recipes")
+    add_import(commands)
+    listing = commands.add_parser("list", help="list the recipes")
+    listing.add_argument("--pretrained", action="store_true", help="only those with published weights")
     sample = commands.add_parser("sample", help="sample pictures from a checkpoint")
-    sample.add_argument("checkpoint", help="a checkpoint or run folder")
+    sample.add_argument("checkpoint", help="a checkpoint or run folder, OWNER/NAME on the Hub, or a published model such as var_d16")
     sample.add_argument("pairs", nargs="*", metavar="key=value", help="sampling options such as head.temperature=0.9 order.num_steps=16")
     sample.add_argument("--classes", help="labels or names, with commas (default: all, at most 8)")
     sample.add_argument("--num", type=int, help="pictures in all, dealt over the classes (default: 4 a class)")
@@ -55,6 +59,22 @@ def parser() -> argparse.ArgumentParser:
     demo.add_argument("--out", default="runs/demo", help="folder; goes on where it stopped")
     demo.add_argument("--all", action="store_true", help="all six cells of generator and head")
     return top
+
+
+def add_import(commands: Any) -> None:
+    command = commands.add_parser("import", help="turn the authors' files of LlamaGen, VAR or MAR into a checkpoint")
+    command.add_argument("family", help="llamagen, var or mar")
+    command.add_argument("--generator", help="file of the generator; without it the tokenizer alone is imported")
+    command.add_argument("--tokenizer", help="file of the tokenizer")
+    command.add_argument("--out", required=True, help="a new folder")
+    command.add_argument("--recipe", help="what shapes can't tell (default: the published recipe that fits)")
+    command.add_argument("--scales", help="sides of the token grids with commas, such as 24, or 1,2,4")
+    command.add_argument("--num-heads", type=int)
+    command.add_argument("--patch-size", type=int)
+    command.add_argument("--buffer-size", type=int)
+    command.add_argument("--raw", action="store_true", help="MAR: the raw weights instead of the averaged ones")
+    command.add_argument("--license", help="of the weights, for the model card, such as mit")
+    command.add_argument("--overwrite", action="store_true", help="replace a checkpoint that is there")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -142,8 +162,39 @@ def sample_command(arguments: argparse.Namespace) -> None:
     print(f"{made['num']} pictures in {made['seconds']:.1f} s: {arguments.out}/grid.png, single pictures and samples.json beside it")
 
 
+def import_command(arguments: argparse.Namespace) -> None:
+    from argenzoo.hub import import_official
+
+    if arguments.tokenizer is None:
+        raise ArgenzooError("a checkpoint holds its tokenizer too: give --tokenizer FILE")
+    model = import_official(
+        arguments.family,
+        arguments.generator,
+        arguments.tokenizer,
+        recipe=arguments.recipe,
+        scales=numbers(arguments.scales),
+        num_heads=arguments.num_heads,
+        patch_size=arguments.patch_size,
+        buffer_size=arguments.buffer_size,
+        averaged=not arguments.raw,
+    )
+    model.save_pretrained(arguments.out, arguments.license, arguments.overwrite)
+    if model.network is None:
+        say(f"{model.recipe.name}: use it with tokenizer.weights={arguments.out}")
+    else:
+        say(f"{model.recipe.name}: argenzoo sample {arguments.out}")
+
+
+def numbers(text: str | None) -> list[int] | None:
+    """``1,2,4`` -> [1, 2, 4]."""
+    try:
+        return None if text is None else [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ArgenzooError(f"--scales {text}: expected whole numbers with commas") from None
+
+
 def list_command(arguments: argparse.Namespace) -> None:
-    for name in list_models():
+    for name in list_models(arguments.pretrained):
         parts, about = describe(name)
         print(f"{name:24} {' + '.join(parts):38} {about}")
 
@@ -166,6 +217,7 @@ COMMANDS: dict[str, Any] = {
     "train": train_command,
     "cache": cache_command,
     "sample": sample_command,
+    "import": import_command,
     "list": list_command,
     "show": show_command,
     "demo": demo_command,

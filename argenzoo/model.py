@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from argenzoo.errors import ArgenzooError
 from argenzoo.layers.embed import put, take
 from argenzoo.options import SamplingOptions
-from argenzoo.protocols import Condition, Progress
+from argenzoo.protocols import Condition, Progress, TokenSpace
 from argenzoo.rng import Draws, Rng
 
 
@@ -40,14 +41,23 @@ class ARModel(nn.Module):
     """A frozen tokenizer, a network, and how to sample from it.
 
     Args:
+        tokenizer, network: None where only the other was imported; using what is not there raises.
         recipe: what it was built from, where it was.
+
+    Attributes:
+        sources: the files that ``network`` and ``tokenizer`` were read from, where they were.
     """
 
-    def __init__(self, tokenizer: Any, network: ARNetwork, sampling: SamplingOptions, recipe: Any = None) -> None:
+    def __init__(self, tokenizer: Any, network: ARNetwork | None, sampling: SamplingOptions | None, recipe: Any = None) -> None:
         super().__init__()
-        self.tokenizer, self.network, self.sampling, self.recipe = tokenizer, network, sampling, recipe
-        self.tokenizer.eval().requires_grad_(False)
-        self.check(sampling)
+        self.tokenizer, self.recipe = tokenizer, recipe
+        self.network: Any = network
+        self.sampling: Any = sampling
+        self.sources: dict[str, Path] = {}
+        if tokenizer is not None:
+            tokenizer.eval().requires_grad_(False)
+        if network is not None and sampling is not None:
+            self.check(sampling)
 
     def check(self, options: SamplingOptions) -> None:
         """Raises ArgenzooError where these parts can't sample so."""
@@ -56,19 +66,40 @@ class ARModel(nn.Module):
         if hasattr(self.head, "check"):
             self.head.check(options.head)
 
-    conditioner = property(lambda self: self.network.conditioner)
-    generator = property(lambda self: self.network.generator)
-    head = property(lambda self: self.network.head)
+    def require(self, *parts: str) -> None:
+        """Raises ArgenzooError where the model was loaded without ``tokenizer`` or ``network``."""
+        for part in parts:
+            if getattr(self, part) is None:
+                file = "generator" if part == "network" else part
+                raise ArgenzooError(f"this model has no {file}: it was loaded without one; give the {file}'s weights too")
+
+    conditioner = property(lambda self: None if self.network is None else self.network.conditioner)
+    generator = property(lambda self: None if self.network is None else self.network.generator)
+    head = property(lambda self: None if self.network is None else self.network.head)
+
+    @property
+    def space(self) -> TokenSpace:
+        """What the tokens are."""
+        return self.generator.space if self.tokenizer is None else self.tokenizer.space
 
     def train(self, mode: bool = True) -> ARModel:
         super().train(mode)
-        self.tokenizer.eval()
+        if self.tokenizer is not None:
+            self.tokenizer.eval()
         return self
 
     def loss(self, images: Tensor, condition: Any, rng: Draws | None = None) -> Tensor:
         """Images (B, 3, H, W) in [-1, 1] -> the training loss."""
+        self.require("tokenizer", "network")
         tokens = self.tokenizer.tokens(self.tokenizer.encode(images), rng)
         return self.network(self.tokenizer.context(tokens), tokens, condition, rng)["loss"]
+
+    def context(self, tokens: Tensor, upto: int | None = None) -> Tensor:
+        """The tokenizer's, which for a single grid is the tokens themselves: there it need not be loaded."""
+        if self.tokenizer is None and len(self.space.scales) == 1:
+            return tokens
+        self.require("tokenizer")
+        return self.tokenizer.context(tokens, upto)
 
     @torch.no_grad()
     def generate(
@@ -95,6 +126,7 @@ class ARModel(nn.Module):
         Raises:
             ArgenzooError: a label out of range, an unknown or impossible sampling option.
         """
+        self.require("tokenizer", "network")
         condition = self.conditioner.check(condition)
         batch = len(condition[0] if isinstance(condition, tuple) else condition)
         if (known is None) != (given is None):
@@ -133,8 +165,9 @@ class ARModel(nn.Module):
         Returns:
             (B, N) ids or (B, N, C) vectors.
         """
+        self.require("network")
         cond = self.conditioner(condition)
-        batch, space = len(cond.vector), self.tokenizer.space
+        batch, space = len(cond.vector), self.space
         scale = torch.as_tensor(options.guidance.guidance if guidance is None else guidance, device=cond.vector.device).float()
         paired = bool((scale != 1).any())
         both = Condition.cat([cond, self.conditioner.null(batch, cond.mask)]) if paired else cond
@@ -145,7 +178,7 @@ class ARModel(nn.Module):
         sets = list(self.generator.order(batch, known, rng, options.order) if order is None else order)
         seen = space.num_tokens - sum(positions.shape[-1] for positions in sets)
         for step, positions in enumerate(sets):
-            context = self.tokenizer.context(tokens, upto=seen)
+            context = self.context(tokens, upto=seen)
             seen += positions.shape[-1]
             progress = Progress(step, len(sets), seen, space.num_tokens)
             wide = positions if positions.dim() == 1 else doubled(positions, paired)
@@ -158,6 +191,57 @@ class ARModel(nn.Module):
             if watch is not None:
                 watch(progress)
         return tokens
+
+    def save_pretrained(self, save_directory: str | Path, license: str | None = None, overwrite: bool = False) -> None:  # noqa: A002
+        """Write a folder that ``from_pretrained`` and ``build_model`` read: recipe, weights (sharded above 5 GB), a model card.
+
+        Args:
+            license: of the weights, as the Hub names it.
+
+        Raises:
+            ArgenzooError: the folder holds a checkpoint and ``overwrite`` is not set.
+        """
+        from argenzoo.hub.hosting import save
+
+        save(self, save_directory, license, overwrite)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        private: bool | None = None,
+        token: str | None = None,
+        branch: str | None = None,
+        commit_message: str = "Upload a model of argenzoo",
+        create_pr: bool | None = None,
+        license: str | None = None,  # noqa: A002
+    ) -> str:
+        """Upload to the repository OWNER/NAME of the Hub, which is created where there is none; returns the commit's address."""
+        from argenzoo.hub.hosting import Upload, push
+
+        return push(self, repo_id, Upload(private, token, branch, commit_message, create_pr), license)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        overrides: dict[str, Any] | None = None,
+        device: str | torch.device = "cpu",
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        force_download: bool = False,
+        local_files_only: bool = False,
+    ) -> ARModel:
+        """A model in evaluation mode from a folder, or a repository OWNER/NAME of the Hub, in the zoo's format.
+
+        Raises:
+            ArgenzooError: no such folder or repository, a download that fails, a checkpoint that does not fit.
+        """
+        from argenzoo.hub.download import Access
+        from argenzoo.hub.hosting import load
+
+        access = Access(revision, token, cache_dir, force_download, local_files_only)
+        return load(pretrained_model_name_or_path, overrides, device, access)
 
 
 def doubled(x: Any, paired: bool) -> Any:

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from argenzoo.errors import ArgenzooError, suggestion
 from argenzoo.options import SamplingOptions
+from argenzoo.published import Pretrained
 from argenzoo.registry import Config, Registry, conditioners, datasets, generators, heads, tokenizers
 
 REGISTRIES = {"tokenizer": tokenizers, "conditioner": conditioners, "generator": generators, "head": heads, "data": datasets}
@@ -79,6 +80,7 @@ class Recipe:
     loss: dict[str, float] | None = None
     data: Part | None = None
     train: TrainConfig | None = None
+    pretrained: Pretrained | None = None
 
     def dump(self) -> dict[str, Any]:
         """Nested plain values, as in YAML; ``parse_recipe`` reads them back."""
@@ -91,6 +93,8 @@ class Recipe:
             out["loss"] = dict(self.loss)
         if self.train is not None:
             out["train"] = self.train.model_dump(mode="json")
+        if self.pretrained is not None:
+            out["pretrained"] = self.pretrained.model_dump(mode="json", exclude_none=True)
         return out
 
     def yaml(self) -> str:
@@ -109,7 +113,7 @@ class Recipe:
 
 
 REPLACES = {"train.steps": "epochs", "train.epochs": "steps", "tokenizer.weights": "sha256"}  # naming one drops the other
-SECTIONS = ("name", "tokenizer", "conditioner", "generator", "head", "sampling", "loss", "data", "train")
+SECTIONS = ("name", "tokenizer", "conditioner", "generator", "head", "sampling", "loss", "data", "train", "pretrained")
 
 
 def recipe_folder() -> Path:
@@ -118,9 +122,10 @@ def recipe_folder() -> Path:
     return packaged if packaged.is_dir() else Path(__file__).parents[1] / "recipes"
 
 
-def list_models() -> list[str]:
-    """The names of all recipes, sorted."""
-    return sorted(path.stem for path in recipe_folder().glob("*.yaml"))
+def list_models(pretrained: bool = False) -> list[str]:
+    """The names of all recipes, sorted; of those alone whose weights are published, with ``pretrained``."""
+    paths = recipe_folder().glob("*.yaml")
+    return sorted(path.stem for path in paths if not pretrained or "generator" in (_values(path).get("pretrained") or {}))
 
 
 def describe(name: str) -> tuple[list[str], str]:
@@ -142,12 +147,7 @@ def load_recipe(source: str | Path, overrides: dict[str, Any] | None = None) -> 
         ArgenzooError: unknown recipe or key (with the nearest), wrong type or value, a part that is missing.
     """
     path = recipe_path(source)
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError) as error:
-        raise ArgenzooError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise ArgenzooError(f"{path} is no recipe: expected sections {', '.join(SECTIONS)}")
+    values = _values(path)
     values.setdefault("name", path.stem)
     for key, value in sorted((overrides or {}).items(), key=override_order):
         override(values, key, value)
@@ -156,6 +156,17 @@ def load_recipe(source: str | Path, overrides: dict[str, Any] | None = None) -> 
     if recipe.tokenizer.weights and "tokenizer.weights" not in (overrides or {}) and beside.is_file():  # a checkpoint's own tokenizer
         recipe = replace(recipe, tokenizer=replace(recipe.tokenizer, weights=str(beside)))
     return recipe
+
+
+def _values(path: Path) -> dict[str, Any]:
+    """A recipe file's nested values."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError) as error:
+        raise ArgenzooError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise ArgenzooError(f"{path} is no recipe: expected sections {', '.join(SECTIONS)}")
+    return values
 
 
 def override_order(pair: tuple[str, Any]) -> int:
@@ -231,6 +242,7 @@ def parse_recipe(values: dict[str, Any]) -> Recipe:
         loss=_weights(values["loss"]) if values.get("loss") else None,
         data=parts.get("data"),
         train=_train(values["train"]) if values.get("train") else None,
+        pretrained=Pretrained.parse(values["pretrained"], "pretrained") if values.get("pretrained") else None,
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hub_server import HUB, Hub  # before the zoo: it points huggingface_hub at itself
 from PIL import Image
 
 from argenzoo.build import assemble, build_tokenizer, make_tokenizer
@@ -21,6 +22,15 @@ CELLS = [name for name in SMALL if load_recipe(name).generator is not None]
 TOKENIZERS = [name for name in SMALL if name not in CELLS]
 CIFAR = [name for name in list_models() if name.startswith("cifar10_")]
 PUBLISHED = [name for name in list_models() if name not in SMALL + CIFAR]
+
+
+@pytest.fixture
+def hub() -> Hub:
+    """The tests' own Hub; repositories of earlier tests may be there, their faults are not."""
+    for faults in (HUB.cut, HUB.private, HUB.gated, HUB.requests):
+        faults.clear()
+    return HUB
+
 
 TINY: dict[str, Any] = {"tokenizer.image_size": 16}
 TINY_OF: dict[str, dict[str, Any]] = {

@@ -115,7 +115,9 @@ def test_list_and_show(capsys: pytest.CaptureFixture[str]):
         (["train", "recipe=llamagen_b_256"], "data.path is not set"),
         (["train", "recipe=llamagen_b_256", "data.path=/nowhere"], "data.path /nowhere is no folder"),
         (["sample", "/nowhere"], "'/nowhere' is neither a folder nor a recipe"),
-        (["sample", "var_d20"], "is a recipe, not a checkpoint"),
+        (["sample", "fruit_var"], "is a recipe without published weights: train it first"),
+        (["sample", "var_d20"], "no repository FoundationVision/var on the Hub"),
+        (["sample", "someone/their-model"], "no folder someone/their-model here, and no repository"),
     ],
 )
 def test_bad_input(argv: list[str], words: str, capsys: pytest.CaptureFixture[str]):

@@ -10,6 +10,8 @@ import re
 import torch
 from torch import Tensor
 
+from argenzoo.errors import ArgenzooError
+
 Table = list[tuple[str, str]]
 
 IGNORED = (  # buffers of official files that are rebuilt or never used
@@ -18,7 +20,9 @@ IGNORED = (  # buffers of official files that are rebuilt or never used
     r"lvl_1L",
     r"attn_bias_for_masking",
     r"blocks\.\d+\.attn\.zero_k_bias",
+    r"freqs_cis",
 )
+WRAPPED = r"^(?:module\.|_orig_mod\.)+"  # DistributedDataParallel and torch.compile put these in front
 
 TRUNK: Table = [
     (r"^(encoder|decoder|quant_conv|post_quant_conv)\.", r"autoencoder.\1."),
@@ -104,20 +108,29 @@ RESHAPED = {  # learned embeddings with leading dimensions of 1 in the official 
 
 
 def renamed(state: dict[str, Tensor], table: Table) -> dict[str, Tensor]:
-    """The tensors under our names, ignorable buffers left out."""
-    out = {}
-    for key, tensor in state.items():
-        if any(re.fullmatch(pattern, key) for pattern in IGNORED):
+    """The tensors under our names, ignorable buffers left out. Raises ArgenzooError where two become one."""
+    out: dict[str, Tensor] = {}
+    for official, tensor in state.items():
+        if any(re.fullmatch(pattern, official) for pattern in IGNORED):
             continue
+        key = official
         for pattern, replacement in table:
             key = re.sub(pattern, replacement, key)
+        if key in out:
+            raise ArgenzooError(f"two tensors of the file become {key}: {official} is one")
         out[key] = tensor
     return out
+
+
+def stripped(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Without the prefixes of wrappers that the authors' scripts may have saved through."""
+    return {re.sub(WRAPPED, "", key): tensor for key, tensor in state.items()}
 
 
 def tokenizer_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """A tokenizer of LlamaGen, VAR or MAR -> ours, without ``scale.factors``: 1x1 convolutions of the attention become
     Linear weights, VAR's fused q, k, v is split, LDM's decoder levels are counted from the coarse end."""
+    state = stripped(state)
     levels = 1 + max((int(m[1]) for key in state if (m := re.match(r"decoder\.up\.(\d+)\.", key))), default=-1)
     flipped = {
         re.sub(r"^decoder\.up\.(\d+)\.", lambda m: f"decoder.up.{levels - 1 - int(m[1])}.", key): tensor for key, tensor in state.items()
@@ -134,7 +147,7 @@ def tokenizer_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def network_state(state: dict[str, Tensor], table: Table) -> dict[str, Tensor]:
     """A generator with its condition and head -> the state of an ARNetwork."""
-    state = dict(state)
+    state = stripped(state)
     classes, null = state.pop("class_emb.weight", None), state.pop("fake_latent", None)
     out = {key: _reshaped(key, tensor) for key, tensor in renamed(state, table).items()}
     if classes is not None:  # MAR keeps the null class apart
@@ -144,5 +157,5 @@ def network_state(state: dict[str, Tensor], table: Table) -> dict[str, Tensor]:
 
 def _reshaped(key: str, tensor: Tensor) -> Tensor:
     """Without leading dimensions of 1, where ours has fewer."""
-    extra = tensor.dim() - RESHAPED.get(key.rsplit(".", 1)[-1], tensor.dim())
-    return tensor.reshape(tensor.shape[extra:]) if extra > 0 else tensor
+    extra = max(0, tensor.dim() - RESHAPED.get(key.rsplit(".", 1)[-1], tensor.dim()))
+    return tensor.reshape(tensor.shape[extra:]) if set(tensor.shape[:extra]) == {1} else tensor

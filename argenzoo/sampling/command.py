@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from argenzoo.build import build_model, find, weights_in
+from argenzoo.build import build_model, find
 from argenzoo.checkpoint import read_about, sha256
 from argenzoo.device import checked_device
 from argenzoo.errors import ArgenzooError, suggestion
@@ -39,8 +39,11 @@ def sample(
 ) -> dict[str, Any]:
     """Write ``num`` pictures, dealt over the classes in turn, a grid with one column a class, and samples.json; returns its content.
 
+    Args:
+        checkpoint: a checkpoint or run folder, a repository of the Hub in our format, or the name of a published model.
+
     Raises:
-        ArgenzooError: no such checkpoint or class, an option out of range, pictures in ``out`` already.
+        ArgenzooError: no such checkpoint, repository, published model or class, an option out of range, pictures in ``out`` already.
     """
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
@@ -50,11 +53,11 @@ def sample(
         raise ArgenzooError(f"{folder} holds samples already: choose another --out, or --overwrite")
     if (guidance is not None and guidance < 0) or batch < 1 or seed < 0:
         raise ArgenzooError("--guidance and --seed can't be negative, --batch must be at least 1")
-    _, source = find(checkpoint)
-    if source is None:
-        raise ArgenzooError(f"'{checkpoint}' is a recipe, not a checkpoint: train it first, then sample from its run folder")
-    model = build_model(source, device=checked_device(device))
-    warn_if_cold(weights_in(source))
+    recipe, source = find(checkpoint)
+    if source is None and (recipe.pretrained is None or recipe.pretrained.generator is None):
+        raise ArgenzooError(f"'{checkpoint}' is a recipe without published weights: train it first, then sample from its run folder")
+    model = build_model(recipe if source is None else source, device=checked_device(device), pretrained=source is None)
+    warn_if_cold(model.sources["network"])
     chosen = labels_of(model, classes)
     count = 4 * len(chosen) if num is None else num
     if count < 1:
@@ -65,7 +68,7 @@ def sample(
     folder.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
     pictures = sample_all(model, labels, seed, batch)
-    made = {"num": count, "seed": seed, "labels": labels, "seconds": round(time.perf_counter() - began, 3), **how_made(model, source)}
+    made = {"num": count, "seed": seed, "labels": labels, "seconds": round(time.perf_counter() - began, 3), **how_made(model, checkpoint)}
     write(folder, pictures, labels, chosen, made)
     return made
 
@@ -78,15 +81,15 @@ def warn_if_cold(weights: Path) -> None:
         tqdm.write(f"{text}: train longer, or with train.ema_warmup=true", file=sys.stderr)
 
 
-def how_made(model: ARModel, source: Path) -> dict[str, Any]:
+def how_made(model: ARModel, checkpoint: str | Path) -> dict[str, Any]:
     """What a picture depends on besides seed and label: recipe, weights, options, rounding, software."""
-    weights = weights_in(source)
+    weights = model.sources["network"]
     return {
         "recipe": model.recipe.name,
-        "checkpoint": str(source),
+        "checkpoint": str(checkpoint if model.recipe.tokenizer.weights is None else weights.parent),
         "weights": weights.name,
         "weights_sha256": sha256(weights),
-        "tokenizer_sha256": model.recipe.tokenizer.sha256,
+        "tokenizer_sha256": model.recipe.tokenizer.sha256 or sha256(model.sources["tokenizer"]),
         "sampling": model.sampling.dump(),
         "rounding": "round(255 x)",
         "device": str(next(model.parameters()).device),

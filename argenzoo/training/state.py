@@ -31,10 +31,10 @@ def save(folder: Path, recipe: Recipe, task: Task, players: list[Player], state:
         if main.ema is not None:
             share = {"ema_share": f"{ema_share(main.config, state['step']):.4f}"}
             save_weights(path / EMA, weights_of(main, averaged=True), {**facts, **share})
-        saved = recipe
+        saved = replace(recipe, pretrained=None)  # these weights are not the published ones
         if recipe.generator is not None:
             save_weights(path / TOKENIZER, task.tokenizer.state_dict(), {**about(), **kind})
-            saved = with_tokenizer(recipe, path / TOKENIZER)
+            saved = with_tokenizer(saved, path / TOKENIZER)
         (path / RECIPE).write_text(saved.yaml(), encoding="utf-8")
         (path / STATE).mkdir()
         for player in others:

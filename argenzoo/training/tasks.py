@@ -60,6 +60,7 @@ class GeneratorTask:
             raise ArgenzooError(
                 f"recipe '{recipe.name}' trains a generator on a frozen tokenizer and needs its weights: "
                 "set tokenizer.weights to a tokenizer's run folder or .safetensors file"
+                + (", or to pretrained" if recipe.pretrained is not None else "")
             )
         self.config: TrainConfig = recipe.train
         self.tokenizer = build_tokenizer(recipe, device=device)

@@ -1,0 +1,96 @@
+"""A recipe's published weights: downloaded, checked, converted once, and mapped from the cache afterwards."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import cached_assets_path
+from tqdm import tqdm
+
+from argenzoo.build import PRETRAINED, make_tokenizer
+from argenzoo.checkpoint import read_about, read_weights, save_weights, sha256
+from argenzoo.errors import ArgenzooError, suggestion
+from argenzoo.hub.download import file_of
+from argenzoo.hub.families import FAMILIES
+from argenzoo.hub.importing import fill_tokenizer, filled
+from argenzoo.hub.weights import Weights
+from argenzoo.model import ARModel
+from argenzoo.published import HubFile, Pretrained
+from argenzoo.recipe import Recipe, list_models
+from argenzoo.versions import about
+
+LAYOUT = 1  # goes up when a table of renames changes, so that older conversions are made again
+
+
+def published(recipe: Recipe) -> ARModel:
+    """The model with its authors' weights. Raises ArgenzooError where none are published, the download fails or a hash is wrong."""
+    section = section_of(recipe)
+    if section.generator is None:
+        raise ArgenzooError(
+            f"{recipe.name} has no published generator, only a tokenizer{suggestion(recipe.name, list_models(pretrained=True))}"
+        )
+    if recipe.tokenizer.weights not in (None, PRETRAINED):
+        raise ArgenzooError("published weights bring their own tokenizer: leave out tokenizer.weights")
+    if section.caution is not None:
+        warnings.warn(f"{recipe.name}: {section.caution}", stacklevel=3)
+    network, codes = converted(section.generator, section.family, "generator"), converted(section.tokenizer, section.family, "tokenizer")
+    return filled(recipe, network, codes)
+
+
+def published_tokenizer(recipe: Recipe) -> Any:
+    """The recipe's tokenizer with its authors' weights. Raises as ``published`` does."""
+    section = section_of(recipe)
+    with torch.device("meta"):
+        tokenizer = make_tokenizer(recipe.tokenizer)
+    fill_tokenizer(tokenizer, recipe.tokenizer, converted(section.tokenizer, section.family, "tokenizer"))
+    return tokenizer
+
+
+def section_of(recipe: Recipe) -> Pretrained:
+    if recipe.pretrained is None:
+        raise ArgenzooError(f"{recipe.name} has no published weights{suggestion(recipe.name, list_models(pretrained=True))}")
+    return recipe.pretrained
+
+
+def converted(file: HubFile, family: str, kind: str) -> Weights:
+    """One published file under our keys, mapped from the cache, where it is put the first time.
+
+    Raises:
+        ArgenzooError: the download fails, another SHA-256 than the recipe says, or see ``import_official``.
+    """
+    commit = file.revision if re.fullmatch(r"[0-9a-f]{40}", file.revision) else file_of(file).parent.name
+    target = cached_assets_path("argenzoo", file.repo.replace("/", "--"), commit) / f"{file.file.replace('/', '--')}.v{LAYOUT}.safetensors"
+    if not target.is_file():
+        convert(file, file_of(file), family, kind, target)
+    made_from = read_about(target).get("source_sha256")
+    if file.sha256 is not None and made_from != file.sha256:
+        raise ArgenzooError(wrong_hash(file, target, made_from))
+    return Weights(read_weights(target), file.address, target)
+
+
+def convert(file: HubFile, path: Path, family: str, kind: str, target: Path) -> None:
+    """Check the hash, rename, and write in one piece: what has the final name is whole."""
+    digest = sha256(path)
+    if file.sha256 is not None and digest != file.sha256:
+        raise ArgenzooError(wrong_hash(file, path, digest))
+    tqdm.write(f"converting {file.address} ({path.stat().st_size / 1e9:.2f} GB), once", file=sys.stderr)
+    weights = Weights.read(FAMILIES[family], kind, path)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        save_weights(temporary, weights.state, {**about(), "source": file.address, "source_sha256": digest})
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def wrong_hash(file: HubFile, path: Path, digest: str | None) -> str:
+    return (
+        f"{path} is not {file.address} as published: its SHA-256 is {digest}, the recipe says {file.sha256}; "
+        "it is not loaded: delete it and download again"
+    )

@@ -1,0 +1,189 @@
+"""Which recipe a file belongs to, or, for sizes that nobody published, a recipe of its own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from argenzoo.errors import ArgenzooError
+from argenzoo.hub.families import Family
+from argenzoo.hub.shapes import Facts, side_of, tokens_of
+from argenzoo.hub.weights import Weights
+from argenzoo.recipe import Recipe, list_models, load_recipe, override, override_order, parse_recipe
+
+Scales = Sequence[int | tuple[int, int]]
+
+
+def resolved(
+    family: Family, network: Weights | None, codes: Weights | None, recipe: str | Path | Recipe | None, scales: Scales | None, named: Facts
+) -> Recipe:
+    """The recipe of these weights.
+
+    Args:
+        scales: sides or (height, width) of the token grids, where they are given.
+        named: dotted keys that were given by name.
+
+    Raises:
+        ArgenzooError: files, recipe and arguments contradict each other, or say too little.
+    """
+    facts = agreed(shapes_of(family, network, codes), named, "arguments")
+    template = load_recipe(family.templates[facts.get("conditioner.name", "class_labels")])
+    facts |= patches(network, codes, facts, template)
+    facts |= grids(network, codes, scales, facts, template)
+    if recipe is not None:
+        return fitted(recipe if isinstance(recipe, Recipe) else load_recipe(recipe), facts, family, network, codes)
+    if network is None:
+        return tokenizer_alone(family, facts, template)
+    fits = [found for found in published(family) if not differences(found, facts)]
+    if len(fits) > 1:
+        choices = ", ".join(found.name for found in fits)
+        raise ArgenzooError(f"{network.what} fits {choices}, and its shapes can't tell which: give recipe, or scales")
+    return scaled(fits[0] if fits else of_its_own(family, facts, template), network, codes)
+
+
+def shapes_of(family: Family, network: Weights | None, codes: Weights | None) -> Facts:
+    """What the shapes say. Raises ArgenzooError where generator and tokenizer don't belong together."""
+    parts = family.parts
+    told = {} if network is None else network.sizes("conditioner", parts["generator"], parts["head"])
+    return told if codes is None else agreed(told, codes.sizes(parts["tokenizer"]), "tokenizer")
+
+
+def agreed(facts: Facts, others: Facts, whose: str) -> Facts:
+    """Both together. Raises ArgenzooError where they say different things."""
+    for key in sorted(facts.keys() & others.keys()):
+        if facts[key] != others[key]:
+            raise ArgenzooError(
+                f"{key} is {facts[key]} by the generator's shapes, {others[key]} by the {whose}: they don't belong together"
+            )
+    return {**facts, **others}
+
+
+def patches(network: Weights | None, codes: Weights | None, facts: Facts, template: Recipe) -> Facts:
+    """Channels and patch size where tokens are patches of latents: the generator tells their product, dim p^2."""
+    if template.tokenizer.name != "kl":
+        if "tokenizer.patch_size" in facts:
+            raise ArgenzooError(f"patch_size has no effect: tokenizer '{template.tokenizer.name}' has no patches")
+        return {}
+    width = None if network is None else network.state["generator.embed.weight"].shape[1]
+    dim, size = facts.get("tokenizer.dim"), facts.get("tokenizer.patch_size")
+    if width is None:
+        return {}
+    size = size or (1 if dim is None else math.isqrt(width // dim))
+    dim = dim or width // size**2
+    if dim * size**2 != width:
+        channels = f"{dim} channels" if codes is not None else "any channels"
+        raise ArgenzooError(
+            f"{network.what if network else ''} reads tokens of {width}, which patches of {size} x {size} x {channels} can't make"
+        )
+    return {"tokenizer.dim": dim, "tokenizer.patch_size": size}
+
+
+def grids(network: Weights | None, codes: Weights | None, scales: Scales | None, facts: Facts, template: Recipe) -> Facts:
+    """Image size and scales, where shapes, buffers or arguments tell them."""
+    sides = given(scales)
+    tokens = None if network is None else tokens_of(network.state)
+    if network is not None and network.sides is not None:
+        sides = same(sides, network.sides, network.what)
+    if tokens is not None and tokens[1] is None:
+        sides = same(sides, (side_of(tokens[0]),), network.what if network else "")
+    if sides is None:
+        return {}
+    levels = len(facts.get("tokenizer.multipliers", template.tokenizer.config.multipliers))
+    patch = facts.get("tokenizer.patch_size", 1)
+    pyramid = {"tokenizer.scales": list(sides)} if hasattr(template.tokenizer.config, "scales") else {}
+    if not pyramid and len(sides) > 1:
+        raise ArgenzooError(f"scales {list(sides)}: tokenizer '{template.tokenizer.name}' has a single grid, give one side")
+    return {"tokenizer.image_size": sides[-1] * patch * 2 ** (levels - 1), **pyramid}
+
+
+def given(scales: Scales | None) -> tuple[int, ...] | None:
+    """Sides of square grids."""
+    if scales is None:
+        return None
+    pairs = [(scale, scale) if isinstance(scale, int) else tuple(scale) for scale in scales]
+    if not pairs or any(len(pair) != 2 or pair[0] != pair[1] or pair[0] < 1 for pair in pairs):
+        raise ArgenzooError(f"scales {list(scales)}: expected the sides of square grids, such as [1, 2, 4] or [16]")
+    return tuple(pair[0] for pair in pairs)
+
+
+def same(sides: tuple[int, ...] | None, told: tuple[int, ...], what: str) -> tuple[int, ...]:
+    if sides is not None and sides != told:
+        raise ArgenzooError(f"scales {list(sides)} are not those of {what}: {list(told)}")
+    return told
+
+
+def published(family: Family) -> list[Recipe]:
+    """Every recipe whose generator this family's authors published."""
+    recipes = (load_recipe(name) for name in list_models(pretrained=True))
+    return [recipe for recipe in recipes if recipe.pretrained is not None and recipe.pretrained.family == family.name]
+
+
+def differences(recipe: Recipe, facts: Facts) -> list[str]:
+    """What the facts say otherwise than the recipe."""
+    values = recipe.dump()
+    out = []
+    for key, told in facts.items():
+        section, _, name = key.partition(".")
+        ours = values.get(section, {}).get(name)
+        if ours != told:
+            out.append(f"{key} is {told} in the weights, {ours} in the recipe")
+    return out
+
+
+def fitted(recipe: Recipe, facts: Facts, family: Family, network: Weights | None, codes: Weights | None) -> Recipe:
+    """The recipe that was asked for. Raises ArgenzooError where the weights are of another size, with the recipes that do fit."""
+    wrong = differences(recipe, facts)
+    if wrong:
+        fits = [found.name for found in published(family) if not differences(found, facts)]
+        hint = f"; they fit {', '.join(fits)}" if fits and network is not None else ""
+        raise ArgenzooError(f"the weights do not fit recipe '{recipe.name}': {'; '.join(wrong[:3])}{hint}")
+    return scaled(recipe if network is not None else Recipe(recipe.name, replace(recipe.tokenizer, weights=None)), network, codes)
+
+
+def tokenizer_alone(family: Family, facts: Facts, template: Recipe) -> Recipe:
+    """At the published size of pictures, where the tokenizer is as wide as published; else the grid must be given."""
+    free = ("tokenizer.multipliers", "tokenizer.image_size", "tokenizer.scales")
+    if "tokenizer.image_size" not in facts and differences(template, {key: value for key, value in facts.items() if key not in free}):
+        raise ArgenzooError("the tokenizer's shapes can't tell the size of its grid: give scales, such as [16], or recipe")
+    values: dict[str, Any] = {"tokenizer": template.tokenizer.dump()}
+    for key, value in facts.items():
+        override(values, key, value)
+    return parse_recipe({"name": f"{family.name}_tokenizer", **values})
+
+
+def of_its_own(family: Family, facts: Facts, template: Recipe) -> Recipe:
+    """The template at these sizes, for sampling alone. Raises ArgenzooError where something is told by nobody."""
+    for key, argument in {"generator.num_heads": "num_heads", "tokenizer.image_size": "scales"}.items():
+        if key not in facts:
+            raise ArgenzooError(f"these sizes are no published model's, and shapes can't tell {key}: give {argument}, or recipe")
+    values = {key: value for key, value in template.dump().items() if key not in ("data", "train", "pretrained")}
+    for key, value in sorted(facts.items(), key=override_order):
+        override(values, key, value)
+    within(values["sampling"], facts)
+    return parse_recipe({**values, "name": f"{family.name}_imported"})
+
+
+def within(sampling: dict[str, Any], facts: Facts) -> None:
+    """The published sampling, kept within what so small a model can do: at most one token a step, top-k only below V."""
+    if (sampling["head"].get("top_k") or 0) > facts.get("tokenizer.vocab_size", math.inf):
+        sampling["head"]["top_k"] = None
+    if "num_steps" in sampling["order"]:
+        side = facts["tokenizer.image_size"]
+        sampling["order"]["num_steps"] = None if side < 256 else sampling["order"]["num_steps"]
+
+
+def scaled(recipe: Recipe, network: Weights | None, codes: Weights | None) -> Recipe:
+    """The recipe itself. Raises ArgenzooError where a pyramid's scales are not those that the weights were trained with."""
+    scales = list(getattr(recipe.tokenizer.config, "scales", ()))
+    if not scales:
+        return recipe
+    if network is not None and (told := tokens_of(network.state)) and told != (sum(s * s for s in scales), len(scales)):
+        raise ArgenzooError(
+            f"{network.what} has {told[1]} scales of {told[0]} tokens in all, not those of scales {scales}: give its scales"
+        )
+    if codes is not None and codes.num_scales is not None and codes.num_scales != len(scales):
+        raise ArgenzooError(f"{codes.what} was trained with {codes.num_scales} scales, the generator reads {len(scales)}: {scales}")
+    return recipe
