@@ -7,7 +7,8 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -155,19 +156,27 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """A safetensors file or its shards, memory-mapped. Raises ArgenzooError where one is missing, truncated or something else."""
     state: dict[str, Tensor] = {}
     for file in files_of(path):
-        if not file.is_file():
-            raise ArgenzooError(f"no weights file {file}")
-        try:
+        with readable(file):
             state |= load_file(file)
-        except (SafetensorError, OSError) as error:
-            raise ArgenzooError(f"{file} is truncated or no safetensors file ({' '.join(str(error).split())})") from None
     return state
 
 
 def read_about(path: Path) -> dict[str, str]:
-    """The metadata that ``save_weights`` wrote; empty for a file from elsewhere."""
-    with safe_open(files_of(path)[0], framework="pt") as file:
+    """The metadata that ``save_weights`` wrote; empty for a file from elsewhere. Raises as ``read_weights`` does."""
+    first = files_of(path)[0]
+    with readable(first), safe_open(first, framework="pt") as file:
         return file.metadata() or {}
+
+
+@contextmanager
+def readable(file: Path) -> Iterator[None]:
+    """safetensors' errors as ours."""
+    if not file.is_file():
+        raise ArgenzooError(f"no weights file {file}")
+    try:
+        yield
+    except (SafetensorError, OSError) as error:
+        raise ArgenzooError(f"{file} is truncated or no safetensors file ({' '.join(str(error).split())})") from None
 
 
 def load_strict(module: nn.Module, state: dict[str, Tensor], what: str, assign: bool = True) -> None:

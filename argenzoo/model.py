@@ -218,7 +218,8 @@ class ARModel(nn.Module):
         """Upload to the repository OWNER/NAME of the Hub, which is created where there is none; returns the commit's address."""
         from argenzoo.hub.hosting import Upload, push
 
-        return push(self, repo_id, Upload(private, token, branch, commit_message, create_pr), license)
+        upload = Upload(private, token, branch, commit_message, create_pr)
+        return push(lambda folder: self.save_pretrained(folder, license), repo_id, upload)
 
     @classmethod
     def from_pretrained(

@@ -121,7 +121,7 @@ class Handler(BaseHTTPRequestHandler):
         exists = repo in self.hub.commits
         if not exists:
             self.hub.add(repo, {".gitattributes": b"*.safetensors filter=lfs\n"})
-            self.hub.private |= {repo} if asked.get("private") else set()
+            self.hub.private |= {repo} if asked.get("private") or asked.get("visibility") == "private" else set()
         return self.send({"url": f"{self.hub.url}/{repo}", "name": repo}, 409 if exists else 200)
 
     def info(self, repo: str, revision: str | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -98,15 +99,15 @@ def shareable(recipe: Recipe) -> Recipe:
     return clean if clean.train is None else clean.with_train(out=None, resume=False)
 
 
-def push(model: ARModel, repo: str, upload: Upload, license: str | None = None) -> str:  # noqa: A002
-    """Create the repository where there is none, and upload the saved folder in one commit; returns the commit's address.
+def push(write: Callable[[str], Any], repo: str, upload: Upload) -> str:
+    """Create the repository where there is none, and upload in one commit what ``write`` puts into a folder; returns the commit's address.
 
     Raises:
         ArgenzooError: no token, no right to write, a name that can't be.
     """
     api = HfApi(token=upload.token)
     with tempfile.TemporaryDirectory() as folder, explained(repo, upload.branch or "main", RECIPE):
-        save(model, folder, license)
+        write(folder)
         name = api.create_repo(repo, private=upload.private, exist_ok=True).repo_id
         return str(
             api.upload_folder(

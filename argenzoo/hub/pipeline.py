@@ -72,7 +72,7 @@ class ARPipeline(DiffusionPipeline):
 
     def push_to_hub(self, repo_id: str, private: bool | None = None, token: str | None = None, license: str | None = None) -> str:  # noqa: A002
         """As ``ARModel.push_to_hub``."""
-        return push(self.model, repo_id, Upload(private, token), license)
+        return push(lambda folder: self.save_pretrained(folder, license), repo_id, Upload(private, token))
 
     @classmethod
     def from_pretrained(
@@ -96,7 +96,7 @@ def steps_for(model: ARModel, steps: int | None) -> dict[str, Any]:
             return {f"{section}.num_steps": steps}
     if steps is not None:
         kind = model.recipe.generator.name
-        warnings.warn(f"num_inference_steps has no effect: the steps of generator '{kind}' are those of its tokens", stacklevel=3)
+        warnings.warn(f"num_inference_steps has no effect: the steps of generator '{kind}' are those of its tokens", stacklevel=4)
     return {}
 
 

@@ -1,0 +1,311 @@
+"""Over HTTP: published files, our own format, and everything that can go wrong on the way."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import official
+import pytest
+import torch
+import yaml
+from conftest import CELLS, recipe_for, tiny_model
+from hub_server import Hub
+from huggingface_hub import ModelCard, constants
+from test_import import SCALES, state
+
+from argenzoo import ArgenzooError, ARModel, build_model, build_tokenizer
+from argenzoo.checkpoint import read_about, sha256
+from argenzoo.cli import main
+from argenzoo.hub import import_official
+from argenzoo.recipe import load_recipe
+
+
+def pickled(weights: dict[str, torch.Tensor], path: Path) -> bytes:
+    return official.saved(path, weights).read_bytes()
+
+
+@pytest.fixture
+def published(hub: Hub, tmp_path: Path) -> tuple[Path, str]:
+    """A recipe of small weights that their authors have put on the Hub, and their repository, new for every test."""
+    repo = f"authors/{tmp_path.name.replace('_', '-')}"
+    files = {f"{kind}.pth": pickled(state("var", kind), tmp_path / kind) for kind in ("generator", "tokenizer")}
+    commit = hub.add(repo, files)
+    values = load_recipe("var_d16").dump()
+    values["tokenizer"] |= {"image_size": 16, "channels": 32, "multipliers": [1, 1, 2], "vocab_size": 64, "dim": 8, "scales": list(SCALES)}
+    values["conditioner"]["num_classes"] = 10
+    values["generator"] |= {"dim": 128, "depth": 2, "num_heads": 2}
+    values["sampling"]["head"] = {}
+    values["pretrained"] = {
+        "family": "var",
+        **{
+            kind: {"repo": repo, "file": f"{kind}.pth", "revision": commit, "sha256": sha256(tmp_path / kind)}
+            for kind in ("generator", "tokenizer")
+        },
+        "license": "mit",
+    }
+    path = tmp_path / "small_var.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path, repo
+
+
+def changed(recipe: Path, kind: str, **settings: Any) -> Path:
+    """The recipe, with other settings of one published file."""
+    values = yaml.safe_load(recipe.read_text())
+    values["pretrained"][kind] |= settings
+    values["pretrained"][kind] = {key: value for key, value in values["pretrained"][kind].items() if value is not None}
+    recipe.write_text(yaml.safe_dump(values))
+    return recipe
+
+
+def same(ours: ARModel, theirs: ARModel) -> None:
+    """Bit for bit the weights; the pictures to rounding, since mapped tensors lie at other addresses."""
+    for (key, a), b in zip(ours.state_dict().items(), theirs.state_dict().values(), strict=True):
+        assert torch.equal(a, b), key
+    assert torch.allclose(ours.generate([1, 0], seed=1), theirs.generate([1, 0], seed=1), atol=1e-4)
+
+
+def downloads(hub: Hub, name: str) -> list[str | None]:
+    """The ranges that were asked for of a file, one a request."""
+    return [asked for method, path, asked in hub.requests if method == "GET" and path.endswith(f"/{name}")]
+
+
+def test_published_weights_compute_what_imported_ones_do(published: tuple[Path, str], tmp_path: Path):
+    model = build_model(published[0], pretrained=True)
+    imported = import_official("var", tmp_path / "generator", tmp_path / "tokenizer", scales=SCALES)
+    imported.sampling = model.sampling
+    same(model, imported)
+    assert model.recipe == load_recipe(published[0])
+    assert not any(tensor.is_meta for tensor in [*model.parameters(), *model.buffers()])
+
+
+def test_a_file_is_downloaded_and_converted_once(published: tuple[Path, str], hub: Hub, capsys: pytest.CaptureFixture[str]):
+    first = build_model(published[0], pretrained=True)
+    assert capsys.readouterr().err.count("converting") == 2
+    assert len(downloads(hub, "generator.pth")) == 1
+    hub.requests.clear()
+    again = build_model(published[0], pretrained=True)
+    assert not hub.requests  # the commit is known, so the Hub need not even be asked
+    assert "converting" not in capsys.readouterr().err
+    assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), again.state_dict().values(), strict=True))
+    about = read_about(again.sources["network"])
+    assert about["source"].endswith("generator.pth@" + load_recipe(published[0]).pretrained.generator.revision)
+    assert about["source_sha256"] == load_recipe(published[0]).pretrained.generator.sha256
+
+
+def test_the_tokenizer_alone_and_as_weights_of_a_training(published: tuple[Path, str], hub: Hub, pictures: Path, tmp_path: Path):
+    tokenizer = build_tokenizer(published[0], {"tokenizer.weights": "pretrained"})
+    image = torch.rand(1, 3, 16, 16) * 2 - 1
+    assert torch.equal(tokenizer.encode(image), build_model(published[0], pretrained=True).tokenizer.encode(image))
+    small = ["conditioner.num_classes=2", "generator.drop_path=0", "train.epochs=null", "train.steps=1", "train.batch_size=4"]
+    quiet = ["train.eval_every=null", "train.sample_every=null", "train.save_every=null", "train.precision=fp32", "train.workers=0"]
+    data = ["data.name=folder", f"data.path={pictures}", "data.held_out=0"]
+    arguments = ["train", f"recipe={published[0]}", "tokenizer.weights=pretrained", *small, *quiet, *data, f"train.out={tmp_path / 'run'}"]
+    assert main(arguments) == 0
+    trained = build_model(tmp_path / "run")
+    assert torch.equal(trained.tokenizer.encode(image), tokenizer.encode(image))
+    assert trained.recipe.pretrained is None  # its weights are no longer those
+
+
+def test_the_command_samples_published_weights(published: tuple[Path, str], tmp_path: Path):
+    out = tmp_path / "samples"
+    assert main(["sample", str(published[0]), "--classes", "1", "--num", "1", "--out", str(out)]) == 0
+    made = json.loads((out / "samples.json").read_text())
+    assert made["tokenizer_sha256"] == sha256(Path(build_model(published[0], pretrained=True).sources["tokenizer"]))
+    assert made["sampling"]["guidance"] == 2.5
+
+
+def test_an_interrupted_download_resumes(published: tuple[Path, str], hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1 << 16)  # what is written at a time
+    whole = (tmp_path / "generator").read_bytes()
+    hub.cut["generator.pth"] = len(whole) // 2
+    model = build_model(published[0], pretrained=True)
+    asked = downloads(hub, "generator.pth")
+    assert asked[0] is None
+    assert asked[1] is not None  # the rest alone
+    assert 0 < int(asked[1].removeprefix("bytes=").rstrip("-")) <= len(whole) // 2
+    assert torch.equal(model.network.state_dict()["generator.embed.weight"], state("var", "generator")["word_embed.weight"])
+
+
+def test_a_wrong_hash_never_loads(published: tuple[Path, str]):
+    recipe = changed(published[0], "generator", sha256="0" * 64)
+    for _ in range(2):
+        with pytest.raises(ArgenzooError, match=r"is not authors/.*generator.pth@.* as published: its SHA-256 is .*, the recipe says 0000"):
+            build_model(recipe, pretrained=True)
+
+
+def test_a_hash_that_becomes_known_is_checked_on_the_converted_file(published: tuple[Path, str]):
+    build_model(changed(published[0], "generator", sha256=None), pretrained=True)
+    with pytest.raises(ArgenzooError, match="as published: its SHA-256 is"):
+        build_model(changed(published[0], "generator", sha256="0" * 64), pretrained=True)
+
+
+def test_a_truncated_conversion_is_told(published: tuple[Path, str]):
+    source = build_model(published[0], pretrained=True).sources["network"]
+    source.write_bytes(source.read_bytes()[:-100])
+    with pytest.raises(ArgenzooError, match="is truncated or no safetensors file"):
+        build_model(published[0], pretrained=True)
+    source.unlink()
+    build_model(published[0], pretrained=True)
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("file", "has no file generatr.pth; did you mean 'generator.pth'?"),
+        ("revision", "has no revision " + "f" * 40),
+        ("repo", "no repository authors/nobody on the Hub, or a private one"),
+        ("private", "or log in ('hf auth login', or HF_TOKEN)"),
+        ("gated", "is gated: accept its conditions on its page"),
+    ],
+)
+def test_what_a_failed_download_says(fault: str, words: str, published: tuple[Path, str], hub: Hub, monkeypatch: pytest.MonkeyPatch):
+    recipe, repo = published
+    settings = {"file": {"file": "generatr.pth"}, "revision": {"revision": "f" * 40}, "repo": {"repo": "authors/nobody"}}
+    changed(recipe, "generator", **settings.get(fault, {}))
+    if fault == "private":
+        monkeypatch.delenv("HF_TOKEN")
+        hub.private.add(repo)
+    if fault == "gated":
+        hub.gated.add(repo)
+    with pytest.raises(ArgenzooError) as error:
+        build_model(recipe, pretrained=True)
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_private_repository_opens_with_a_token(published: tuple[Path, str], hub: Hub):
+    hub.private.add(published[1])
+    assert build_model(published[0], pretrained=True).tokenizer is not None
+
+
+def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """In a process of its own, since huggingface_hub reads its environment once."""
+    return subprocess.run(
+        [sys.executable, "-m", "argenzoo", *arguments], capture_output=True, text=True, env={**os.environ, **environment}, check=False
+    )
+
+
+def test_offline(published: tuple[Path, str], tmp_path: Path):
+    sample = ["sample", str(published[0]), "--classes", "1", "--num", "1", "--out", str(tmp_path / "a")]
+    failed = command(*sample, HF_HUB_OFFLINE="1")
+    assert failed.returncode == 2
+    assert "is not in the cache, and HF_HUB_OFFLINE is set" in failed.stderr
+    assert "Traceback" not in failed.stderr
+    build_model(published[0], pretrained=True)
+    assert command(*sample, HF_HUB_OFFLINE="1").returncode == 0
+
+
+def test_cautions_are_warnings_and_no_weights_are_an_error(published: tuple[Path, str]):
+    values = yaml.safe_load(published[0].read_text())
+    published[0].write_text(yaml.safe_dump({**values, "pretrained": {**values["pretrained"], "caution": "made up"}}))
+    with pytest.warns(UserWarning, match="made up"):
+        build_model(published[0], pretrained=True)
+    with pytest.raises(ArgenzooError, match="fruit_var has no published weights"):
+        build_model("fruit_var", pretrained=True)
+    with pytest.raises(ArgenzooError, match="mar_table1_raster_ce has no published generator, only a tokenizer"):
+        build_model("mar_table1_raster_ce", pretrained=True)
+    with pytest.raises(ArgenzooError, match=r"leave out tokenizer\.weights"):
+        build_model(published[0], {"tokenizer.weights": "somewhere"}, pretrained=True)
+    with pytest.raises(ArgenzooError, match=r"unknown key 'pretrained\.generator\.fil'"):
+        load_recipe("var_d16", {"pretrained.generator.fil": "x"})
+
+
+# --- our own format -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_every_cell_goes_to_the_hub_and_back(name: str, hub: Hub, tmp_path: Path):
+    model = tiny_model(name)
+    address = model.push_to_hub(f"tester/{name.replace('_', '-')}", license="apache-2.0")
+    assert address.startswith(hub.url)
+    again = build_model(f"tester/{name.replace('_', '-')}")
+    same(again, model)
+    assert again.sampling == model.sampling
+    same(ARModel.from_pretrained(f"tester/{name.replace('_', '-')}", cache_dir=tmp_path), model)
+
+
+def test_a_trained_run_is_shared_with_its_card(tokenizer_runs: dict[str, Path], pictures: Path, tmp_path: Path, hub: Hub):
+    from argenzoo.training.trainer import train
+
+    settings = {"eval_every": 2, "sample_every": 2, "save_every": 2, "steps": 2}
+    out = train(recipe_for("fruit_var", tokenizer_runs, tmp_path / "run", pictures, **settings))
+    model = build_model(out)
+    (model.sources["network"].parent / "metrics.json").write_text('{"FID (1,000 samples)": 12.5}')
+    model.push_to_hub("tester/shared", private=True)
+    assert "tester/shared" in hub.private
+    files = hub.commits["tester/shared"][-1]
+    assert {"README.md", "recipe.yaml", "model.safetensors", "tokenizer.safetensors", "samples.png"} <= files.keys()
+    card = ModelCard(files["README.md"].decode())
+    assert card.data.library_name == "argenzoo"
+    for words in ("held_out_loss (step 2)", "FID (1,000 samples)", "![samples](samples.png)", "parameters of the network", "build_model("):
+        assert words in card.text
+    text = files["recipe.yaml"].decode()
+    assert str(tmp_path) not in text  # nothing of this machine
+    assert str(pictures) not in text
+    assert ARModel.from_pretrained("tester/shared").recipe.train.steps == 2
+
+
+def test_revisions_of_a_repository(hub: Hub, tmp_path: Path):
+    first = tiny_model("fruit_raster", seed=1)
+    first.push_to_hub("tester/revised")
+    commit = hub.revision("tester/revised", len(hub.commits["tester/revised"]) - 1)
+    second = tiny_model("fruit_raster", seed=2)
+    second.push_to_hub("tester/revised")
+    same(ARModel.from_pretrained("tester/revised", revision=commit), first)
+    same(ARModel.from_pretrained("tester/revised"), second)
+    with pytest.raises(ArgenzooError, match="repository tester/revised has no revision v9"):
+        ARModel.from_pretrained("tester/revised", revision="v9")
+
+
+def test_repositories_that_are_not_ours(hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    hub.add("someone/else", {"config.json": b"{}"})
+    with pytest.raises(ArgenzooError, match=r"repository someone/else has no file recipe.yaml and is not in this zoo's format"):
+        build_model("someone/else")
+    with pytest.raises(ArgenzooError, match="no folder someone/nothing here, and no repository someone/nothing"):
+        build_model("someone/nothing")
+    with pytest.raises(ArgenzooError, match="'var_d16' is no folder here, and no repository's name"):
+        ARModel.from_pretrained("var_d16")
+    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+    with pytest.raises(ArgenzooError, match="the Hub would not"):
+        tiny_model("fruit_raster").push_to_hub("tester/refused")
+    (tmp_path / "runs" / "fruit").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ArgenzooError, match="no such folder runs/fruits; did you mean 'fruit'"):
+        build_model("runs/fruits")
+
+
+def test_a_damaged_tokenizer_of_a_repository_never_loads(hub: Hub):
+    tiny_model("fruit_mar").push_to_hub("tester/damaged")
+    files = dict(hub.commits["tester/damaged"][-1])
+    damaged = bytearray(files["tokenizer.safetensors"])
+    damaged[-1] ^= 1
+    hub.add("tester/damaged", {"tokenizer.safetensors": bytes(damaged)})
+    with pytest.raises(ArgenzooError, match="is another tokenizer than this checkpoint was trained with"):
+        build_model("tester/damaged")
+
+
+def test_large_weights_are_sharded(tmp_path: Path):
+    from argenzoo.hub.hosting import save
+
+    model = tiny_model("fruit_var")
+    save(model, tmp_path / "out", shard_size="50KB")
+    shards = sorted(path.name for path in (tmp_path / "out").glob("model-*.safetensors"))
+    assert len(shards) > 2
+    index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
+    assert sorted(set(index["weight_map"].values())) == shards
+    same(build_model(tmp_path / "out"), model)
+    save(model, tmp_path / "out", overwrite=True)
+    assert not list((tmp_path / "out").glob("model-*"))
+    save(model, tmp_path / "shards", shard_size="50KB")
+    (tmp_path / "shards" / shards[1]).unlink()
+    with pytest.raises(ArgenzooError, match=f"no weights file .*{shards[1]}"):
+        build_model(tmp_path / "shards")
+    index["weight_map"] = dict.fromkeys(index["weight_map"], "../elsewhere.safetensors")
+    (tmp_path / "shards" / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ArgenzooError, match="names files outside its folder"):
+        build_model(tmp_path / "shards")
