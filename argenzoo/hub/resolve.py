@@ -30,24 +30,30 @@ def resolved(
         ArgenzooError: files, recipe and arguments contradict each other, or say too little.
     """
     facts = agreed(shapes_of(family, network, codes), named, "arguments")
-    template = load_recipe(family.templates[facts.get("conditioner.name", "class_labels")])
+    asked = recipe if recipe is None or isinstance(recipe, Recipe) else load_recipe(recipe)
+    template = asked or load_recipe(family.templates[facts.get("conditioner.name", "class_labels")])
+    refuse(template, {key: value for key, value in facts.items() if key.endswith(".name")}, family)
     facts |= patches(network, codes, facts, template)
-    facts |= grids(network, codes, scales, facts, template)
-    if recipe is not None:
-        return fitted(recipe if isinstance(recipe, Recipe) else load_recipe(recipe), facts, family, network, codes)
+    facts |= grids(network, scales, facts, template)
+    if asked is not None:
+        refuse(asked, facts, family)
+        return scaled(asked if network is not None else Recipe(asked.name, replace(asked.tokenizer, weights=None)), network, codes)
     if network is None:
         return tokenizer_alone(family, facts, template)
     fits = [found for found in published(family) if not differences(found, facts)]
     if len(fits) > 1:
         choices = ", ".join(found.name for found in fits)
         raise ArgenzooError(f"{network.what} fits {choices}, and its shapes can't tell which: give recipe, or scales")
-    return scaled(fits[0] if fits else of_its_own(family, facts, template), network, codes)
+    return scaled(fits[0] if fits else of_its_own(family, facts, template, network), network, codes)
 
 
 def shapes_of(family: Family, network: Weights | None, codes: Weights | None) -> Facts:
     """What the shapes say. Raises ArgenzooError where generator and tokenizer don't belong together."""
     parts = family.parts
-    told = {} if network is None else network.sizes("conditioner", parts["generator"], parts["head"])
+    told: Facts = {"tokenizer.name": parts["tokenizer"]}
+    if network is not None:
+        told |= {f"{kind}.name": parts[kind] for kind in ("generator", "head")}
+        told |= network.sizes("conditioner", parts["generator"], parts["head"])
     return told if codes is None else agreed(told, codes.sizes(parts["tokenizer"]), "tokenizer")
 
 
@@ -63,7 +69,7 @@ def agreed(facts: Facts, others: Facts, whose: str) -> Facts:
 
 def patches(network: Weights | None, codes: Weights | None, facts: Facts, template: Recipe) -> Facts:
     """Channels and patch size where tokens are patches of latents: the generator tells their product, dim p^2."""
-    if template.tokenizer.name != "kl":
+    if not hasattr(template.tokenizer.config, "patch_size"):
         if "tokenizer.patch_size" in facts:
             raise ArgenzooError(f"patch_size has no effect: tokenizer '{template.tokenizer.name}' has no patches")
         return {}
@@ -71,7 +77,7 @@ def patches(network: Weights | None, codes: Weights | None, facts: Facts, templa
     dim, size = facts.get("tokenizer.dim"), facts.get("tokenizer.patch_size")
     if width is None:
         return {}
-    size = size or (1 if dim is None else math.isqrt(width // dim))
+    size = size or (template.tokenizer.config.patch_size if dim is None else math.isqrt(width // dim))
     dim = dim or width // size**2
     if dim * size**2 != width:
         channels = f"{dim} channels" if codes is not None else "any channels"
@@ -81,7 +87,7 @@ def patches(network: Weights | None, codes: Weights | None, facts: Facts, templa
     return {"tokenizer.dim": dim, "tokenizer.patch_size": size}
 
 
-def grids(network: Weights | None, codes: Weights | None, scales: Scales | None, facts: Facts, template: Recipe) -> Facts:
+def grids(network: Weights | None, scales: Scales | None, facts: Facts, template: Recipe) -> Facts:
     """Image size and scales, where shapes, buffers or arguments tell them."""
     sides = given(scales)
     tokens = None if network is None else tokens_of(network.state)
@@ -133,14 +139,13 @@ def differences(recipe: Recipe, facts: Facts) -> list[str]:
     return out
 
 
-def fitted(recipe: Recipe, facts: Facts, family: Family, network: Weights | None, codes: Weights | None) -> Recipe:
-    """The recipe that was asked for. Raises ArgenzooError where the weights are of another size, with the recipes that do fit."""
+def refuse(recipe: Recipe, facts: Facts, family: Family) -> None:
+    """Raises ArgenzooError where the recipe is of other parts or sizes than the weights, with the recipes that do fit."""
     wrong = differences(recipe, facts)
     if wrong:
         fits = [found.name for found in published(family) if not differences(found, facts)]
-        hint = f"; they fit {', '.join(fits)}" if fits and network is not None else ""
+        hint = f"; they fit {', '.join(fits)}" if fits else ""
         raise ArgenzooError(f"the weights do not fit recipe '{recipe.name}': {'; '.join(wrong[:3])}{hint}")
-    return scaled(recipe if network is not None else Recipe(recipe.name, replace(recipe.tokenizer, weights=None)), network, codes)
 
 
 def tokenizer_alone(family: Family, facts: Facts, template: Recipe) -> Recipe:
@@ -154,7 +159,7 @@ def tokenizer_alone(family: Family, facts: Facts, template: Recipe) -> Recipe:
     return parse_recipe({"name": f"{family.name}_tokenizer", **values})
 
 
-def of_its_own(family: Family, facts: Facts, template: Recipe) -> Recipe:
+def of_its_own(family: Family, facts: Facts, template: Recipe, network: Weights) -> Recipe:
     """The template at these sizes, for sampling alone. Raises ArgenzooError where something is told by nobody."""
     for key, argument in {"generator.num_heads": "num_heads", "tokenizer.image_size": "scales"}.items():
         if key not in facts:
@@ -162,17 +167,17 @@ def of_its_own(family: Family, facts: Facts, template: Recipe) -> Recipe:
     values = {key: value for key, value in template.dump().items() if key not in ("data", "train", "pretrained")}
     for key, value in sorted(facts.items(), key=override_order):
         override(values, key, value)
-    within(values["sampling"], facts)
+    within(values["sampling"], facts, network)
     return parse_recipe({**values, "name": f"{family.name}_imported"})
 
 
-def within(sampling: dict[str, Any], facts: Facts) -> None:
-    """The published sampling, kept within what so small a model can do: at most one token a step, top-k only below V."""
+def within(sampling: dict[str, Any], facts: Facts, network: Weights) -> None:
+    """The published sampling, kept within what so small a model can do: top-k up to V, at most one token a step."""
+    tokens = tokens_of(network.state)
     if (sampling["head"].get("top_k") or 0) > facts.get("tokenizer.vocab_size", math.inf):
         sampling["head"]["top_k"] = None
-    if "num_steps" in sampling["order"]:
-        side = facts["tokenizer.image_size"]
-        sampling["order"]["num_steps"] = None if side < 256 else sampling["order"]["num_steps"]
+    if tokens is not None and (sampling["order"].get("num_steps") or 0) > tokens[0]:
+        sampling["order"]["num_steps"] = None
 
 
 def scaled(recipe: Recipe, network: Weights | None, codes: Weights | None) -> Recipe:
