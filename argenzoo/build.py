@@ -63,6 +63,8 @@ def build_tokenizer(source: str | Path | Recipe, overrides: dict[str, Any] | Non
     recipe, folder = find(source, overrides)
     part = recipe.tokenizer
     if part.weights == PRETRAINED:
+        if Path(PRETRAINED).exists():
+            raise ArgenzooError(f"tokenizer.weights={PRETRAINED} is the published tokenizer; for the folder here write ./{PRETRAINED}")
         from argenzoo.hub.pretrained import published_tokenizer
 
         return published_tokenizer(recipe).to(device).eval()

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -107,22 +108,31 @@ def flush(file: Path) -> None:
             os.fsync(handle.fileno())
 
 
-def save_weights(path: Path, state: dict[str, Tensor], about: dict[str, str]) -> None:
-    """A safetensors file whose metadata says what made it."""
-    save_file({key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}, path, metadata=about)
+def save_weights(path: Path, state: dict[str, Tensor], about: dict[str, str], shard_size: str | None = None) -> None:
+    """A safetensors file whose metadata says what made it; above ``shard_size`` (such as ``5GB``), shards and their index."""
+    state = {key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}
+    names, index = shards(path, state, shard_size) if shard_size else ({path.name: list(state)}, None)
+    for name, keys in names.items():
+        save_file({key: state[key] for key in keys}, path.with_name(name), metadata=about)
+        path.with_name(name).chmod(usual_mode())  # safetensors keeps its files from everybody else
+    if index is not None:
+        replace_text(index_of(path), json.dumps(index, indent=1) + "\n")
 
 
-def save_sharded(path: Path, state: dict[str, Tensor], about: dict[str, str], shard_size: str = SHARD) -> None:
-    """``save_weights``; above ``shard_size`` (such as ``5GB``), files beside ``path`` and their index, as on the Hub."""
+def usual_mode() -> int:
+    """Of a new file of this user."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
+
+
+def shards(path: Path, state: dict[str, Tensor], size: str) -> tuple[dict[str, list[str]], dict[str, Any] | None]:
+    """(file -> its keys, the index or None where one file is enough), as the Hub cuts and names them."""
     from huggingface_hub import split_torch_state_dict_into_shards
 
-    pattern = f"{path.stem}{{suffix}}{path.suffix}"
-    plan = split_torch_state_dict_into_shards(state, filename_pattern=pattern, max_shard_size=shard_size)
-    for name, keys in plan.filename_to_tensors.items():
-        save_weights(path.with_name(name), {key: state[key] for key in keys}, about)
-    if plan.is_sharded:
-        index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
-        replace_text(index_of(path), json.dumps(index, indent=1) + "\n")
+    plan = split_torch_state_dict_into_shards(state, filename_pattern=f"{path.stem}{{suffix}}{path.suffix}", max_shard_size=size)
+    index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
+    return plan.filename_to_tensors, index if plan.is_sharded else None
 
 
 def index_of(path: Path) -> Path:
@@ -145,7 +155,8 @@ def files_of(path: Path) -> list[Path]:
         return [path]
     try:
         names = sorted({str(name) for name in json.loads(index_of(path).read_text(encoding="utf-8"))["weight_map"].values()})
-    except (ValueError, KeyError, AttributeError, TypeError):
+        names[0]
+    except (ValueError, KeyError, AttributeError, TypeError, IndexError):
         raise ArgenzooError(f"{index_of(path)} is no index of shards") from None
     if any(Path(name).name != name for name in names):
         raise ArgenzooError(f"{index_of(path)} names files outside its folder")

@@ -42,7 +42,7 @@ class ARModel(nn.Module):
 
     Args:
         tokenizer, network: None where only the other was imported; using what is not there raises.
-        recipe: what it was built from, where it was.
+        recipe: that it was built from; None for a model made by hand.
 
     Attributes:
         sources: the files that ``network`` and ``tokenizer`` were read from, where they were.
@@ -76,6 +76,16 @@ class ARModel(nn.Module):
     conditioner = property(lambda self: None if self.network is None else self.network.conditioner)
     generator = property(lambda self: None if self.network is None else self.network.generator)
     head = property(lambda self: None if self.network is None else self.network.head)
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of its weights."""
+        return next(self.parameters()).dtype
 
     @property
     def space(self) -> TokenSpace:
@@ -134,7 +144,7 @@ class ARModel(nn.Module):
         indices = list(range(batch)) if indices is None else indices
         if len(indices) != batch:
             raise ArgenzooError(f"{len(indices)} indices for {batch} samples")
-        device = next(self.network.parameters()).device
+        device = self.device
         moved = tuple(part.to(device) for part in condition) if isinstance(condition, tuple) else condition.to(device)
         known, given = (None if part is None else part.to(device) for part in (known, given))
         rng = Rng(seed, indices, device=device)
@@ -215,11 +225,20 @@ class ARModel(nn.Module):
         create_pr: bool | None = None,
         license: str | None = None,  # noqa: A002
     ) -> str:
-        """Upload to the repository OWNER/NAME of the Hub, which is created where there is none; returns the commit's address."""
-        from argenzoo.hub.hosting import Upload, push
+        """Upload to a repository of the Hub, which is created where there is none; returns the commit's address.
+
+        Args:
+            repo_id: OWNER/NAME.
+            private, token, branch, commit_message, create_pr: as huggingface_hub takes them.
+            license: of the weights, as the Hub names it.
+
+        Raises:
+            ArgenzooError: no token, no right to write, a name that can't be.
+        """
+        from argenzoo.hub.hosting import Upload, push, save
 
         upload = Upload(private, token, branch, commit_message, create_pr)
-        return push(lambda folder: self.save_pretrained(folder, license), repo_id, upload)
+        return push(lambda folder: save(self, folder, license, repo=repo_id), repo_id, upload)
 
     @classmethod
     def from_pretrained(

@@ -35,7 +35,7 @@ def files(folder: Path) -> dict[str, Path]:
 
 def prepare(recipe: str, folder: Path) -> float:
     """Write the authors' files, a conversion and a folder of our own; returns the weights' bytes."""
-    from test_import import PUBLISHED, family_of
+    from official import PUBLISHED, family_of
 
     from argenzoo.hub import import_official
 
@@ -57,8 +57,8 @@ def convert(recipe: str, folder: Path, target: Path) -> None:
 
 def converted(recipe: str, folder: Path) -> Any:
     from argenzoo.checkpoint import read_weights
-    from argenzoo.hub.importing import filled
-    from argenzoo.hub.weights import Weights
+    from argenzoo.hub.official.importing import filled
+    from argenzoo.hub.official.weights import Weights
     from argenzoo.recipe import load_recipe
 
     parts = (Weights(read_weights(folder / f"{kind}.safetensors"), kind) for kind in KINDS)
@@ -74,7 +74,7 @@ def converting(recipe: str, folder: Path) -> Any:
 def plain(recipe: str, folder: Path) -> Any:
     """Built with random weights first, then filled by copying from pickles that are wholly in memory."""
     from argenzoo.build import assemble, make_tokenizer
-    from argenzoo.hub.families import FAMILIES
+    from argenzoo.hub.official.families import FAMILIES
     from argenzoo.recipe import load_recipe
 
     family, chosen = FAMILIES[recipe.split("_")[0]], load_recipe(recipe)

@@ -36,10 +36,10 @@ class Hub:
         self.requests: list[tuple[str, str, str | None]] = []  # method, path, Range
         self.url = ""
 
-    def add(self, repo: str, files: dict[str, bytes]) -> str:
-        """A commit with these files over what was there; returns its id."""
+    def add(self, repo: str, files: dict[str, bytes], gone: set[str] | frozenset[str] = frozenset()) -> str:
+        """A commit with these files over what was there, and without those that are ``gone``; returns its id."""
         history = self.commits.setdefault(repo, [{}])
-        history.append({**history[-1], **files})
+        history.append({**{name: content for name, content in history[-1].items() if name not in gone}, **files})
         return self.revision(repo, len(history) - 1)
 
     def revision(self, repo: str, index: int) -> str:
@@ -155,7 +155,8 @@ class Handler(BaseHTTPRequestHandler):
         lines = [json.loads(line) for line in self.body.splitlines()]
         files = {line["value"]["path"]: base64.b64decode(line["value"]["content"]) for line in lines if line["key"] == "file"}
         files |= {line["value"]["path"]: self.hub.objects[line["value"]["oid"]] for line in lines if line["key"] == "lfsFile"}
-        commit = self.hub.add(repo, files)
+        gone = {line["value"]["path"] for line in lines if line["key"] == "deletedFile"}
+        commit = self.hub.add(repo, files, gone)
         return self.send({"success": True, "commitOid": commit, "commitUrl": f"{self.hub.url}/{repo}/commit/{commit}"})
 
     def resolve(self, repo: str, revision: str, name: str) -> None:

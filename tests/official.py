@@ -47,7 +47,8 @@ def attention(name: str, width: int, fused: bool) -> Layout:
 def trunk(style: str, ch: int, mult: list[int], latent: int, moments: int = 1) -> Layout:
     """LDM's encoder and decoder, in the key style of ``llamagen``, ``var`` or ``mar``."""
     flat, fused = style == "llamagen", style == "var"
-    block, up, top = ("res", "conv_blocks", len(mult) - 1) if flat else ("block", "up", len(mult) - 1)
+    top = len(mult) - 1
+    block, up = ("res", "conv_blocks") if flat else ("block", "up")
     middle = ("mid.0", "mid.1", "mid.2") if flat else ("mid.block_1", "mid.attn_1", "mid.block_2")
     down = "conv_blocks" if flat else "down"
     out = conv("encoder.conv_in", ch, 3, 3)
@@ -181,3 +182,45 @@ def levels(scales: tuple[int, ...]) -> Tensor:
 def saved(path: Path, content: Any, **options: Any) -> Path:
     torch.save(content, path, **options)
     return path
+
+
+TEXT = (120, 2048)
+PUBLISHED: dict[str, tuple[Layout, Layout]] = {  # name -> generator's layout, tokenizer's
+    "llamagen_b_256": (llamagen(768, 12), vq()),
+    "llamagen_l_256": (llamagen(1024, 24), vq()),
+    "llamagen_b_384": (llamagen(768, 12), vq()),
+    "llamagen_l_384": (llamagen(1024, 24), vq()),
+    "llamagen_xl_384": (llamagen(1280, 36), vq()),
+    "llamagen_xxl_384": (llamagen(1536, 48), vq()),
+    "llamagen_3b_384": (llamagen(3200, 24), vq()),
+    "llamagen_xl_t2i_256": (llamagen(1280, 36, text=TEXT), vq()),
+    "llamagen_xl_t2i_512": (llamagen(1280, 36, text=TEXT), vq()),
+    "var_d16": (var(16), var_tokenizer()),
+    "var_d20": (var(20), var_tokenizer()),
+    "var_d24": (var(24), var_tokenizer()),
+    "var_d30": (var(30), var_tokenizer()),
+    "var_d36": (var(36, (1, 2, 3, 4, 6, 9, 13, 18, 24, 32), shared=True), var_tokenizer()),
+    "mar_b": (mar(), kl()),
+    "mar_l": (mar(1024, 16, 1280, 8), kl()),
+    "mar_h": (mar(1280, 20, 1536, 12), kl()),
+}
+
+
+def family_of(name: str) -> str:
+    return name.split("_")[0]
+
+
+SCALES = (1, 2, 3, 4)
+SMALL = {
+    ("llamagen", "generator"): llamagen(64, 2, 128, 10),
+    ("llamagen", "tokenizer"): vq(32, (1, 1, 2), 32, 128, 8),
+    ("var", "generator"): var(2, SCALES, vocab=64, dim=8, classes=10),
+    ("var", "tokenizer"): var_tokenizer(32, (1, 1, 2), 64, 8),
+    ("mar", "generator"): mar(64, 2, 64, 2, 16, 8, 4, 10),
+    ("mar", "tokenizer"): kl(32, (1, 1, 2), 8),
+}
+TOLD: dict[str, dict[str, Any]] = {"llamagen": {"num_heads": 2, "scales": [4]}, "var": {"scales": SCALES}, "mar": {"num_heads": 2}}
+
+
+def state(family: str, kind: str) -> dict[str, torch.Tensor]:
+    return seeded(SMALL[family, kind])

@@ -7,7 +7,7 @@ from pathlib import Path
 import official
 import pytest
 import torch
-from test_import import PUBLISHED, family_of
+from official import PUBLISHED, family_of
 
 from argenzoo.build import build_model, make_tokenizer
 from argenzoo.hub import import_official

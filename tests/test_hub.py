@@ -16,7 +16,7 @@ import yaml
 from conftest import CELLS, recipe_for, tiny_model
 from hub_server import Hub
 from huggingface_hub import ModelCard, constants
-from test_import import SCALES, state
+from official import SCALES, state
 
 from argenzoo import ArgenzooError, ARModel, build_model, build_tokenizer
 from argenzoo.checkpoint import read_about, sha256
@@ -115,7 +115,9 @@ def test_the_command_samples_published_weights(published: tuple[Path, str], tmp_
     out = tmp_path / "samples"
     assert main(["sample", str(published[0]), "--classes", "1", "--num", "1", "--out", str(out)]) == 0
     made = json.loads((out / "samples.json").read_text())
-    assert made["tokenizer_sha256"] == sha256(Path(build_model(published[0], pretrained=True).sources["tokenizer"]))
+    files = load_recipe(published[0]).pretrained
+    assert (made["weights"], made["weights_sha256"]) == (files.generator.address, files.generator.sha256)  # the same on every machine
+    assert made["tokenizer_sha256"] == files.tokenizer.sha256
     assert made["sampling"]["guidance"] == 2.5
 
 
@@ -138,19 +140,51 @@ def test_a_wrong_hash_never_loads(published: tuple[Path, str]):
             build_model(recipe, pretrained=True)
 
 
+def test_what_to_do_after_a_damaged_download_works(published: tuple[Path, str], hub: Hub, tmp_path: Path):
+    recipe, repo = published
+    settings = yaml.safe_load(recipe.read_text())["pretrained"]["generator"]
+    good = hub.commits[repo][-1]["generator.pth"]
+    hub.commits[repo][-1]["generator.pth"] = good[:-1] + b"?"
+    with pytest.raises(ArgenzooError) as error:
+        build_model(recipe, pretrained=True)
+    hub.commits[repo][-1]["generator.pth"] = good
+    Path(str(error.value).split("delete ")[1].split(" and try again")[0]).unlink()
+    build_model(recipe, pretrained=True)
+    assert settings["sha256"] == sha256(tmp_path / "generator")
+
+
 def test_a_hash_that_becomes_known_is_checked_on_the_converted_file(published: tuple[Path, str]):
     build_model(changed(published[0], "generator", sha256=None), pretrained=True)
     with pytest.raises(ArgenzooError, match="as published: its SHA-256 is"):
         build_model(changed(published[0], "generator", sha256="0" * 64), pretrained=True)
 
 
-def test_a_truncated_conversion_is_told(published: tuple[Path, str]):
+def test_a_broken_conversion_is_made_again(published: tuple[Path, str], capsys: pytest.CaptureFixture[str]):
     source = build_model(published[0], pretrained=True).sources["network"]
-    source.write_bytes(source.read_bytes()[:-100])
-    with pytest.raises(ArgenzooError, match="is truncated or no safetensors file"):
-        build_model(published[0], pretrained=True)
-    source.unlink()
+    whole = source.read_bytes()
+    source.write_bytes(whole[:-100])
+    capsys.readouterr()
     build_model(published[0], pretrained=True)
+    assert capsys.readouterr().err.count("converting") == 1
+    assert len(source.read_bytes()) == len(whole)
+
+
+def test_several_processes_convert_once(published: tuple[Path, str], tmp_path: Path):
+    code = f"from argenzoo import build_model; build_model({str(published[0])!r}, pretrained=True)"
+    started = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.communicate(timeout=120)[1] for process in started]
+    assert [process.returncode for process in started] == [0, 0]
+    assert sum(text.count("converting") for text in said) == 2  # generator and tokenizer
+
+
+def test_files_in_folders_follow_a_moving_revision(published: tuple[Path, str], hub: Hub, tmp_path: Path):
+    recipe, repo = published
+    hub.add(repo, {"weights/generator.pth": (tmp_path / "generator").read_bytes()})
+    changed(recipe, "generator", file="weights/generator.pth", revision=None, sha256=None)
+    first = build_model(recipe, pretrained=True).network.state_dict()["head.linear.bias"]
+    doubled = {key: 2 * value for key, value in state("var", "generator").items()}
+    hub.add(repo, {"weights/generator.pth": pickled(doubled, tmp_path / "doubled")})
+    assert torch.equal(build_model(recipe, pretrained=True).network.state_dict()["head.linear.bias"], 2 * first)
 
 
 @pytest.mark.parametrize(
@@ -270,13 +304,77 @@ def test_repositories_that_are_not_ours(hub: Hub, monkeypatch: pytest.MonkeyPatc
         build_model("someone/nothing")
     with pytest.raises(ArgenzooError, match="'var_d16' is no folder here, and no repository's name"):
         ARModel.from_pretrained("var_d16")
-    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
-    with pytest.raises(ArgenzooError, match="the Hub would not"):
-        tiny_model("fruit_raster").push_to_hub("tester/refused")
     (tmp_path / "runs" / "fruit").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ArgenzooError, match="no such folder runs/fruits; did you mean 'fruit'"):
         build_model("runs/fruits")
+
+
+@pytest.mark.parametrize("token", ["hf_wrong", None])
+def test_an_upload_needs_a_token_that_may_write(token: str | None, hub: Hub, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("HF_TOKEN")
+    if token is not None:
+        monkeypatch.setenv("HF_TOKEN", token)
+    with pytest.raises(ArgenzooError, match=r"tester/refused could not be uploaded: log in with a token that may write there"):
+        tiny_model("fruit_raster").push_to_hub("tester/refused")
+    assert "tester/refused" not in hub.commits
+
+
+def test_a_second_upload_leaves_no_old_shards(hub: Hub):
+    from argenzoo.hub.hosting import Upload, push, save
+
+    model = tiny_model("fruit_var")
+    push(lambda folder: save(model, folder, shard_size="50KB"), "tester/again", Upload())
+    assert any("model-" in name for name in hub.commits["tester/again"][-1])
+    hub.add("tester/again", {"notes.txt": b"kept"})
+    model.push_to_hub("tester/again")
+    assert not any("model-" in name or "index" in name for name in hub.commits["tester/again"][-1])
+    assert "notes.txt" in hub.commits["tester/again"][-1]
+    same(build_model("tester/again"), model)
+
+
+def test_a_failed_save_leaves_the_old_checkpoint(tmp_path: Path):
+    model = tiny_model("fruit_var")
+    model.save_pretrained(tmp_path / "out")
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    by_hand = ARModel(model.tokenizer, model.network, model.sampling)
+    headless = ARModel(None, model.network, model.sampling, model.recipe)
+    unwritable = tiny_model("fruit_var")
+    unwritable.network.register_buffer("sparse", torch.eye(3).to_sparse())
+    for broken, error in ((by_hand, ArgenzooError), (headless, ArgenzooError), (unwritable, Exception)):
+        with pytest.raises(error):
+            broken.save_pretrained(tmp_path / "out", overwrite=True)
+        assert before == {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    model.save_pretrained(tmp_path / "out", overwrite=True)
+    assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
+
+
+def test_cards_claim_what_is_so(published: tuple[Path, str], tmp_path: Path):
+    build_model(published[0], pretrained=True).save_pretrained(tmp_path / "theirs")
+    card = (tmp_path / "theirs" / "README.md").read_text()
+    assert "license: mit" in card
+    assert load_recipe(published[0]).pretrained.generator.address in card
+    build_model(published[0]).save_pretrained(tmp_path / "random")
+    card = (tmp_path / "random" / "README.md").read_text()
+    assert "license" not in card
+    assert "authors/" not in card
+    for folder in ("theirs", "random"):
+        assert "pretrained" not in yaml.safe_load((tmp_path / folder / "recipe.yaml").read_text())
+
+
+def test_a_card_shows_pictures_of_its_own_weights_alone(tmp_path: Path, published: tuple[Path, str]):
+    tiny_model("fruit_var").save_pretrained(tmp_path / "a")
+    assert main(["sample", str(tmp_path / "a"), "--num", "2", "--out", str(tmp_path / "a" / "samples")]) == 0
+    build_model(tmp_path / "a").save_pretrained(tmp_path / "b")
+    assert (tmp_path / "b" / "samples.png").read_bytes() == (tmp_path / "a" / "samples" / "grid.png").read_bytes()
+    tiny_model("fruit_var", seed=1).save_pretrained(tmp_path / "a", overwrite=True)
+    build_model(tmp_path / "a").save_pretrained(tmp_path / "c")
+    assert not (tmp_path / "c" / "samples.png").exists()
+    (tmp_path / "grid.png").write_bytes(b"something else")  # beside the authors' files
+    import_official("var", tmp_path / "generator", tmp_path / "tokenizer", scales=SCALES).save_pretrained(tmp_path / "d")
+    assert not (tmp_path / "d" / "samples.png").exists()
 
 
 def test_a_damaged_tokenizer_of_a_repository_never_loads(hub: Hub):
@@ -306,6 +404,11 @@ def test_large_weights_are_sharded(tmp_path: Path):
     with pytest.raises(ArgenzooError, match=f"no weights file .*{shards[1]}"):
         build_model(tmp_path / "shards")
     index["weight_map"] = dict.fromkeys(index["weight_map"], "../elsewhere.safetensors")
-    (tmp_path / "shards" / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(ArgenzooError, match="names files outside its folder"):
-        build_model(tmp_path / "shards")
+    for wrong, words in (
+        (index, "names files outside its folder"),
+        ({"weight_map": {}}, "is no index of shards"),
+        ([], "is no index of shards"),
+    ):
+        (tmp_path / "shards" / "model.safetensors.index.json").write_text(json.dumps(wrong))
+        with pytest.raises(ArgenzooError, match=words):
+            build_model(tmp_path / "shards")

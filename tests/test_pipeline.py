@@ -33,6 +33,14 @@ def test_every_cell_as_a_pipeline(name: str, tmp_path: Path):
         assert torch.allclose(loaded.generate([1, 0], seed=3), model.generate([1, 0], seed=3), atol=1e-4)
 
 
+def test_what_diffusers_asks_of_a_pipeline():
+    pipe = ARPipeline(tiny_model("fruit_var"))
+    assert list(pipe.components) == ["model"]
+    assert pipe.to("cpu").device.type == "cpu"
+    assert pipe.dtype == torch.float32
+    assert pipe.to(torch.float64).model.dtype == torch.float64
+
+
 def test_guidance_output_types_and_one_label():
     pipe = ARPipeline(tiny_model("fruit_mar"))
     tensor = pipe(class_labels=1, guidance_scale=4.0, output_type="pt").images

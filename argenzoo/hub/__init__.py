@@ -6,11 +6,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from argenzoo.hub.importing import import_official
+    from argenzoo.hub.official.importing import import_official
     from argenzoo.hub.pipeline import ARPipeline
 
 __all__ = ["ARPipeline", "import_official"]
-_WHERE = {"ARPipeline": "argenzoo.hub.pipeline", "import_official": "argenzoo.hub.importing"}  # diffusers loads when asked for
+_WHERE = {"ARPipeline": "argenzoo.hub.pipeline", "import_official": "argenzoo.hub.official.importing"}  # diffusers loads when asked for
 
 
 def __getattr__(name: str) -> Any:

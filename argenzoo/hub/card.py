@@ -3,34 +3,49 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
+from argenzoo.checkpoint import RECIPE, sha256
 from argenzoo.model import ARModel
 from argenzoo.recipe import Recipe
 from argenzoo.versions import about
 
 CARD, PICTURE, METRICS = "README.md", "samples.png", "metrics.json"
-PAPERS = {"raster": "2406.06525", "var": "2404.02905", "mar": "2406.11838"}
 
 
-def write_card(model: ARModel, folder: Path, license: str | None) -> None:  # noqa: A002
-    """README.md in ``folder``, with the metrics and the sample grid that lie beside the weights' source."""
-    published = model.recipe.pretrained
+def write_card(model: ARModel, folder: Path, license: str | None, origins: dict[str, dict[str, str]], repo: str | None) -> None:  # noqa: A002
+    """README.md in ``folder``, with the metrics and the sample grid of these weights that lie beside their source.
+
+    Args:
+        origins: where ``network`` and ``tokenizer`` came from: ``source`` and ``source_sha256``, or empty.
+    """
     data = ModelCardData(
-        license=license or (published.license if published is not None else None),
+        license=license or license_of(model, origins),
         library_name="argenzoo",
         tags=["image-generation", "autoregressive", *sorted(set(parts_of(model.recipe).values()))],
     )
-    beside = model.sources.get("network", model.sources.get("tokenizer"))
-    grid = picture_of(beside)
+    weights = model.sources.get("tokenizer" if model.network is None else "network")
+    grid = None if weights is None else picture_of(weights)
     if grid is not None:
         shutil.copyfile(grid, folder / PICTURE)
-    sections = [headline(model, published), "" if grid is None else f"![samples]({PICTURE})", usage(model), facts(model), scores(beside)]
+    picture = "" if grid is None else f"![samples]({PICTURE})"
+    sections = [headline(model, origins), picture, usage(model, repo), facts(model), "" if weights is None else scores(weights)]
     ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(part for part in sections if part) + "\n").save(folder / CARD)
+
+
+def license_of(model: ARModel, origins: dict[str, dict[str, str]]) -> str | None:
+    """The authors', where these are their weights."""
+    published = model.recipe.pretrained
+    if published is None:
+        return None
+    files = {"network": published.generator, "tokenizer": published.tokenizer}
+    theirs = [file is not None and origins[part].get("source") == file.address for part, file in files.items() if getattr(model, part)]
+    return published.license if all(theirs) else None
 
 
 def parts_of(recipe: Recipe) -> dict[str, str]:
@@ -39,30 +54,25 @@ def parts_of(recipe: Recipe) -> dict[str, str]:
     return {kind: part.name for kind, part in found.items() if part is not None}
 
 
-def headline(model: ARModel, published: Any) -> str:
+def headline(model: ARModel, origins: dict[str, dict[str, str]]) -> str:
+    """What it is, and which files its weights came from."""
     recipe = model.recipe
-    what = "An image tokenizer" if recipe.generator is None else "An autoregressive image generator"
-    origin = ""
-    if published is not None and model.network is not None and published.generator is not None:
-        origin = (
-            f" Its weights are the authors' `{published.generator.address}` with the tokenizer `{published.tokenizer.address}`, converted."
-        )
-    paper = PAPERS.get(recipe.generator.name) if recipe.generator is not None else None
-    link = f" The paradigm: [arXiv {paper}](https://arxiv.org/abs/{paper})." if paper else ""
-    return f"# {recipe.name}\n\n{what} in the format of argenzoo, recipe `{recipe.name}`.{origin}{link}"
+    what = "An image tokenizer" if model.network is None else "An autoregressive image generator"
+    lines = [f"# {recipe.name}", f"{what} in the format of argenzoo, recipe `{recipe.name}`."]
+    lines += [f"- {part}: from `{told['source']}`, SHA-256 `{told['source_sha256']}`" for part, told in origins.items() if told]
+    return "\n\n".join(lines[:2]) + "".join(f"\n{line}" if number else f"\n\n{line}" for number, line in enumerate(lines[2:]))
 
 
-def usage(model: ARModel) -> str:
+def usage(model: ARModel, repo: str | None) -> str:
     """How to sample, or to reconstruct, in Python."""
+    name = f'"{repo or "FOLDER"}"'
     if model.network is None:
-        lines = ["from argenzoo import build_tokenizer", "", 'tokenizer = build_tokenizer("FOLDER")  # this folder, downloaded']
-        return "## Use it\n\n```python\n" + "\n".join(lines) + "\n```"
-    labels = hasattr(model.conditioner.config, "num_classes")
-    condition = "[0, 1]" if labels else "(features, mask)"
-    lines = ["from argenzoo import build_model", "", 'model = build_model("OWNER/NAME")  # this repository, or its folder']
-    lines += [
-        f"pictures = model.generate({condition}, seed=0)  # (B, 3, {model.tokenizer.image_size}, {model.tokenizer.image_size}) in [0, 1]"
-    ]
+        lines = ["from argenzoo import build_tokenizer", "", f"tokenizer = build_tokenizer({name})"]
+    else:
+        labels = "[0, 1]" if hasattr(model.conditioner.config, "num_classes") else "(features, mask)"
+        side = model.tokenizer.image_size
+        lines = ["from argenzoo import build_model", "", f"model = build_model({name})"]
+        lines += [f"pictures = model.generate({labels}, seed=0)  # (B, 3, {side}, {side}) in [0, 1]"]
     return "## Use it\n\n```python\n" + "\n".join(lines) + "\n```"
 
 
@@ -79,8 +89,8 @@ def facts(model: ARModel) -> str:
     return "## Facts\n\n" + table(rows) + "\n\nEvery setting is in `recipe.yaml`."
 
 
-def scores(source: Path | None) -> str:
-    found = metrics_of(source)
+def scores(weights: Path) -> str:
+    found = metrics_of(weights)
     return f"## Metrics\n\n{table(found)}" if found else ""
 
 
@@ -88,28 +98,36 @@ def table(rows: dict[str, Any]) -> str:
     return "\n".join(["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows.items())])
 
 
-def metrics_of(source: Path | None) -> dict[str, Any]:
-    """What lies beside weights: ``metrics.json`` in their folder, and the run's last held-out figures at that step."""
-    if source is None:
-        return {}
-    folder, found = source.parent, {}
-    if (folder / METRICS).is_file():
+def metrics_of(weights: Path) -> dict[str, Any]:
+    """Of a checkpoint's weights: ``metrics.json`` beside its recipe, and the run's held-out figures at that step."""
+    folder, found = weights.parent, {}
+    if (folder / RECIPE).is_file() and (folder / METRICS).is_file():
         found.update(json.loads((folder / METRICS).read_text(encoding="utf-8")))
-    log = folder.parent / "log.jsonl"
-    if folder.name.startswith("step_") and log.is_file():
+    step, log = step_of(folder), folder.parent / "log.jsonl"
+    if step is not None and log.is_file():
         entries = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
-        step = int(folder.name.removeprefix("step_"))
         at = [entry for entry in entries if entry["event"] == "held_out" and entry["step"] == step]
         figures = {key: value for key, value in (at[-1] if at else {}).items() if key.startswith("held_out_") and "/" not in key}
         found.update({f"{key} (step {step:,})": f"{value:.4g}" for key, value in figures.items() if value is not None})
     return found
 
 
-def picture_of(source: Path | None) -> Path | None:
-    """A grid beside weights: of ``argenzoo sample`` in their folder, or the training's newest."""
-    if source is None:
+def picture_of(weights: Path) -> Path | None:
+    """A grid of these very weights: the run's at that step, or one of ``argenzoo sample`` in or below the checkpoint's folder."""
+    folder, step = weights.parent, step_of(weights.parent)
+    of_run = folder.parent / "samples" / f"{folder.name}.png"
+    if step is not None and of_run.is_file():
+        return of_run
+    if not (folder / RECIPE).is_file():  # the authors' file, in whatever folder
         return None
-    folder = source.parent
-    training = sorted((folder.parent / "samples").glob("step_*.png")) if folder.name.startswith("step_") else []
-    places = [folder / PICTURE, folder / "grid.png", folder / "samples" / "grid.png", *training[::-1][:1]]
-    return next((place for place in places if place.is_file()), None)
+    if (folder / PICTURE).is_file():
+        return folder / PICTURE
+    made = [place for place in (folder, folder / "samples") if (place / "samples.json").is_file() and (place / "grid.png").is_file()]
+    told = {place: json.loads((place / "samples.json").read_text(encoding="utf-8")).get("weights_sha256") for place in made}
+    return next((place / "grid.png" for place, digest in told.items() if digest == sha256(weights)), None)
+
+
+def step_of(folder: Path) -> int | None:
+    """Of a run's checkpoint."""
+    match = re.fullmatch(r"step_(\d+)", folder.name)
+    return int(match[1]) if match else None

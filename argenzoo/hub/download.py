@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
     LocalEntryNotFoundError,
+    LocalTokenNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
@@ -45,6 +47,13 @@ def file_of(wanted: HubFile) -> Path:
     """
     with explained(wanted.repo, wanted.revision, wanted.file):
         return Path(hf_hub_download(wanted.repo, wanted.file, revision=wanted.revision))
+
+
+def commit_of(wanted: HubFile) -> str:
+    """The commit that a revision stands for now; one that is named in full need not be asked for."""
+    if re.fullmatch(r"[0-9a-f]{40}", wanted.revision):
+        return wanted.revision
+    return file_of(wanted).parents[len(Path(wanted.file).parts) - 1].name
 
 
 def repository(name: str, access: Access | None = None) -> Path:
@@ -81,11 +90,26 @@ def explained(repo: str, revision: str, file: str) -> Iterator[None]:
     except HFValidationError:
         raise ArgenzooError(f"'{repo}' is no name of a repository: expected OWNER/NAME") from None
     except HfHubHTTPError as error:
-        raise ArgenzooError(f"the Hub would not give {repo}/{file}: {' '.join(str(error).split())[:200]}") from None
+        raise ArgenzooError(f"the Hub would not give {repo}/{file}: {one_line(error)}") from None
     except OSError as error:
-        raise ArgenzooError(
-            f"{repo}/{file} could not be downloaded ({' '.join(str(error).split())[:200]}); what has arrived is kept: try again"
-        ) from None
+        raise ArgenzooError(f"{repo}/{file} could not be downloaded ({one_line(error)}); what has arrived is kept: try again") from None
+
+
+@contextmanager
+def refused(repo: str) -> Iterator[None]:
+    """An upload's errors as one line that says what to do."""
+    try:
+        yield
+    except HFValidationError:
+        raise ArgenzooError(f"'{repo}' is no name of a repository: expected OWNER/NAME") from None
+    except (HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled) as error:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        may = " with a token that may write there ('hf auth login', or HF_TOKEN)" if status in (None, 401, 403) else ""
+        raise ArgenzooError(f"{repo} could not be uploaded{may and ': log in' + may} ({one_line(error)})") from None
+
+
+def one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
 
 
 def offline(repo: str, file: str, error: Exception) -> str:

@@ -12,14 +12,16 @@ from typing import Any
 from huggingface_hub import HfApi
 
 from argenzoo.build import build_model
-from argenzoo.checkpoint import MODEL, RECIPE, SHARD, TOKENIZER, read_about, replace_text, save_sharded, sha256, there
+from argenzoo.checkpoint import MODEL, RECIPE, SHARD, TOKENIZER, flush, read_about, save_weights, sha256, there
 from argenzoo.errors import ArgenzooError
-from argenzoo.hub.card import write_card
-from argenzoo.hub.download import Access, explained, repository
+from argenzoo.hub.card import PICTURE, write_card
+from argenzoo.hub.download import Access, refused, repository
 from argenzoo.model import ARModel
 from argenzoo.recipe import Recipe
 from argenzoo.versions import about
 
+PARTS = ("network", "tokenizer")
+OURS = [RECIPE, "README.md", PICTURE, "model*.safetensors*", "tokenizer*.safetensors*"]  # what ``save`` writes
 OF_THIS_MACHINE = ("path", "held_out_path", "cache")  # of the data section; a recipe that is shared says nothing of them
 
 
@@ -34,48 +36,73 @@ class Upload:
     create_pr: bool | None = None
 
 
-def save(model: ARModel, folder: str | Path, license: str | None = None, overwrite: bool = False, shard_size: str = SHARD) -> Path:  # noqa: A002
-    """Write a checkpoint folder that ``build_model`` reads, with a model card; the recipe comes last, so that half a folder is none.
+def save(
+    model: ARModel,
+    folder: str | Path,
+    license: str | None = None,  # noqa: A002
+    overwrite: bool = False,
+    shard_size: str = SHARD,
+    repo: str | None = None,
+) -> Path:
+    """Write a checkpoint folder that ``build_model`` reads, with a model card. A failure leaves what was there as it was.
 
     Args:
         license: of the weights, as the Hub names it (``mit``); None: that of the published weights, where they are.
-        overwrite: replace a checkpoint that is there.
+        overwrite: replace a checkpoint that is there; other files stay.
+        repo: OWNER/NAME, where it will be; the card's example says so.
 
     Raises:
-        ArgenzooError: ``folder`` holds a checkpoint, or the model has no tokenizer.
+        ArgenzooError: ``folder`` holds a checkpoint, or the model has no tokenizer or no recipe.
     """
     target = Path(folder)
+    model.require("tokenizer")
+    if model.recipe is None:
+        raise ArgenzooError("this model has no recipe, which a checkpoint is built from: make it with build_model")
     if target.exists() and not target.is_dir():
         raise ArgenzooError(f"{target} is a file: name a folder")
-    if any(target.glob("*.safetensors*")) or (target / RECIPE).exists():
-        if not overwrite:
-            raise ArgenzooError(f"{target} holds a checkpoint already: choose another folder, or overwrite")
-        clear(target)
-    model.require("tokenizer")
-    target.mkdir(parents=True, exist_ok=True)
-    recipe = write_weights(model, target, shard_size)
-    write_card(model, target, license)
-    replace_text(target / RECIPE, recipe.yaml())
+    if written_in(target) and not overwrite:
+        raise ArgenzooError(f"{target} holds a checkpoint already: choose another folder, or overwrite")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as temporary:
+        write(model, Path(temporary), license, shard_size, repo)
+        exchange(Path(temporary), target)
     return target
 
 
-def clear(folder: Path) -> None:
-    """Remove what an earlier ``save`` wrote, the recipe first."""
-    for pattern in (RECIPE, "model*.safetensors*", "ema*.safetensors*", "tokenizer*.safetensors*", "README.md"):
-        for file in folder.glob(pattern):
-            file.unlink()
+def write(model: ARModel, folder: Path, license: str | None, shard_size: str, repo: str | None) -> None:  # noqa: A002
+    """Weights, card and recipe into an empty folder."""
+    origins = {part: origin(model, part) for part in PARTS}
+    recipe = write_weights(model, folder, shard_size, origins)
+    write_card(model, folder, license, origins, repo)
+    (folder / RECIPE).write_text(recipe.yaml(), encoding="utf-8")
 
 
-def write_weights(model: ARModel, target: Path, shard_size: str) -> Recipe:
+def exchange(new: Path, target: Path) -> None:
+    """Move what was written into ``target`` for what an earlier save wrote; the recipe goes first and comes last, so that half a
+    checkpoint is none."""
+    target.mkdir(exist_ok=True)
+    for file in sorted(written_in(target), key=lambda file: file.name != RECIPE):
+        file.unlink()
+    for file in sorted(new.iterdir(), key=lambda file: file.name == RECIPE):
+        flush(file)
+        file.replace(target / file.name)
+
+
+def written_in(folder: Path) -> list[Path]:
+    """What ``save`` wrote into a folder."""
+    return [file for pattern in OURS for file in folder.glob(pattern)]
+
+
+def write_weights(model: ARModel, target: Path, shard_size: str, origins: dict[str, dict[str, str]]) -> Recipe:
     """The tensors; returns the recipe, naming the tokenizer beside it and its hash."""
     recipe, facts = shareable(model.recipe), {**about(), "recipe": model.recipe.name}
-    codes, kind = model.tokenizer.state_dict(), {"tokenizer": json.dumps(recipe.tokenizer.dump())}
+    kind = {"tokenizer": json.dumps(recipe.tokenizer.dump())}
+    path = target / (MODEL if model.network is None else TOKENIZER)
+    save_weights(path, model.tokenizer.state_dict(), {**facts, **kind, **origins["tokenizer"]}, shard_size)
     if model.network is None:
-        save_sharded(target / MODEL, codes, {**facts, **kind, **origin(model, "tokenizer")}, shard_size)
         return recipe
-    save_sharded(target / MODEL, model.network.state_dict(), {**facts, **origin(model, "network")}, shard_size)
-    save_sharded(target / TOKENIZER, codes, {**facts, **kind, **origin(model, "tokenizer")}, shard_size)
-    tokenizer = replace(recipe.tokenizer, weights=TOKENIZER, sha256=sha256(target / TOKENIZER))
+    save_weights(target / MODEL, model.network.state_dict(), {**facts, **origins["network"]}, shard_size)
+    tokenizer = replace(recipe.tokenizer, weights=TOKENIZER, sha256=sha256(path))
     return replace(recipe, tokenizer=tokenizer, sampling=model.sampling)
 
 
@@ -86,34 +113,43 @@ def origin(model: ARModel, part: str) -> dict[str, str]:
         return {}
     known = read_about(path) if path.suffix == ".safetensors" else {}
     if "source_sha256" in known:
-        return {key: known[key] for key in ("source", "source_sha256")}
+        return {"source": known.get("source", ""), "source_sha256": known["source_sha256"]}
     return {"source": "/".join(path.parts[-2:]), "source_sha256": sha256(path)}
 
 
 def shareable(recipe: Recipe) -> Recipe:
-    """Without the paths of the machine that it was trained on."""
-    clean = replace(recipe, tokenizer=replace(recipe.tokenizer, weights=None, sha256=None))
+    """Without the paths of the machine that it was trained on, and without a claim to be the published weights."""
+    clean = replace(recipe, tokenizer=replace(recipe.tokenizer, weights=None, sha256=None), pretrained=None)
     if clean.data is not None:
         fields = type(clean.data.config).model_fields
         clean = clean.with_part("data", **{key: None for key in OF_THIS_MACHINE if key in fields})
     return clean if clean.train is None else clean.with_train(out=None, resume=False)
 
 
-def push(write: Callable[[str], Any], repo: str, upload: Upload) -> str:
-    """Create the repository where there is none, and upload in one commit what ``write`` puts into a folder; returns the commit's address.
+def push(save_into: Callable[[str], Any], repo: str, upload: Upload) -> str:
+    """Create the repository where there is none, and upload in one commit what ``save_into`` puts into a folder.
+
+    Returns:
+        The commit's address.
 
     Raises:
         ArgenzooError: no token, no right to write, a name that can't be.
     """
     api = HfApi(token=upload.token)
-    with tempfile.TemporaryDirectory() as folder, explained(repo, upload.branch or "main", RECIPE):
-        write(folder)
-        name = api.create_repo(repo, private=upload.private, exist_ok=True).repo_id
-        return str(
-            api.upload_folder(
-                repo_id=name, folder_path=folder, commit_message=upload.commit_message, revision=upload.branch, create_pr=upload.create_pr
+    with tempfile.TemporaryDirectory() as parent:
+        folder = str(Path(parent) / "checkpoint")
+        save_into(folder)
+        with refused(repo):
+            name = api.create_repo(repo, private=upload.private, exist_ok=True).repo_id
+            commit = api.upload_folder(
+                repo_id=name,
+                folder_path=folder,
+                commit_message=upload.commit_message,
+                revision=upload.branch,
+                create_pr=upload.create_pr,
+                delete_patterns=OURS,  # what an earlier push left, shards above all
             )
-        )
+    return str(commit)
 
 
 def load(source: str | Path, overrides: dict[str, Any] | None, device: Any, access: Access) -> ARModel:

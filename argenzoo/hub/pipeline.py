@@ -66,13 +66,25 @@ class ARPipeline(DiffusionPipeline):
 
     def save_pretrained(self, save_directory: str | Path, license: str | None = None, overwrite: bool = False) -> None:  # noqa: A002
         """The model's folder, and the index that diffusers knows a pipeline by."""
-        folder = save(self.model, save_directory, license, overwrite)
+        self._write(save(self.model, save_directory, license, overwrite))
+
+    def _write(self, folder: Path) -> None:
         index = {"_class_name": type(self).__name__, "_diffusers_version": diffusers.__version__}
         (folder / INDEX).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
 
-    def push_to_hub(self, repo_id: str, private: bool | None = None, token: str | None = None, license: str | None = None) -> str:  # noqa: A002
-        """As ``ARModel.push_to_hub``."""
-        return push(lambda folder: self.save_pretrained(folder, license), repo_id, Upload(private, token))
+    def push_to_hub(
+        self,
+        repo_id: str,
+        private: bool | None = None,
+        token: str | None = None,
+        branch: str | None = None,
+        commit_message: str = "Upload a pipeline of argenzoo",
+        create_pr: bool | None = None,
+        license: str | None = None,  # noqa: A002
+    ) -> str:
+        """As ``ARModel.push_to_hub``, with the pipeline's index."""
+        upload = Upload(private, token, branch, commit_message, create_pr)
+        return push(lambda folder: self._write(save(self.model, folder, license, repo=repo_id)), repo_id, upload)
 
     @classmethod
     def from_pretrained(
@@ -82,11 +94,11 @@ class ARPipeline(DiffusionPipeline):
         revision: str | None = None,
         token: str | bool | None = None,
         cache_dir: str | Path | None = None,
+        force_download: bool = False,
         local_files_only: bool = False,
     ) -> ARPipeline:
         """From a folder or a repository in the zoo's format, whether a pipeline or ``ARModel.save_pretrained`` wrote it."""
-        access = Access(revision, token, cache_dir, local_files_only=local_files_only)
-        return cls(load(pretrained_model_name_or_path, None, device, access))
+        return cls(load(pretrained_model_name_or_path, None, device, Access(revision, token, cache_dir, force_download, local_files_only)))
 
 
 def steps_for(model: ARModel, steps: int | None) -> dict[str, Any]:

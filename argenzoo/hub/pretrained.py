@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import os
-import re
 import sys
 import warnings
+import zlib
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import cached_assets_path
+from huggingface_hub.utils import WeakFileLock
 from tqdm import tqdm
 
 from argenzoo.build import PRETRAINED, make_tokenizer
 from argenzoo.checkpoint import read_about, read_weights, save_weights, sha256
 from argenzoo.errors import ArgenzooError, suggestion
-from argenzoo.hub.download import file_of
-from argenzoo.hub.families import FAMILIES
-from argenzoo.hub.importing import fill_tokenizer, filled
-from argenzoo.hub.weights import Weights
+from argenzoo.hub.download import commit_of, file_of
+from argenzoo.hub.official.families import family_of
+from argenzoo.hub.official.importing import fill_tokenizer, filled
+from argenzoo.hub.official.layouts import IGNORED, LLAMAGEN, MAR, RESHAPED, TRUNK, VAR
+from argenzoo.hub.official.weights import Weights
 from argenzoo.model import ARModel
 from argenzoo.published import HubFile, Pretrained
 from argenzoo.recipe import Recipe, list_models
 from argenzoo.versions import about
-
-LAYOUT = 1  # goes up when a table of renames changes, so that older conversions are made again
 
 
 def published(recipe: Recipe) -> ARModel:
@@ -59,29 +58,43 @@ def section_of(recipe: Recipe) -> Pretrained:
 
 
 def converted(file: HubFile, family: str, kind: str) -> Weights:
-    """One published file under our keys, mapped from the cache, where it is put the first time.
+    """One published file under our keys, mapped from the cache, where it is put the first time, by one process.
 
     Raises:
         ArgenzooError: the download fails, another SHA-256 than the recipe says, or see ``import_official``.
     """
-    commit = file.revision if re.fullmatch(r"[0-9a-f]{40}", file.revision) else file_of(file).parent.name
-    target = cached_assets_path("argenzoo", file.repo.replace("/", "--"), commit) / f"{file.file.replace('/', '--')}.v{LAYOUT}.safetensors"
-    if not target.is_file():
-        convert(file, file_of(file), family, kind, target)
-    made_from = read_about(target).get("source_sha256")
+    folder = cached_assets_path("argenzoo", file.repo.replace("/", "--"), commit_of(file))
+    target = folder / f"{file.file.replace('/', '--')}.{layout()}.safetensors"
+    with WeakFileLock(target.with_suffix(".lock")):
+        if not whole(target):
+            convert(file, file_of(file), family, kind, target)
+    made_from = read_about(target)["source_sha256"]
     if file.sha256 is not None and made_from != file.sha256:
-        raise ArgenzooError(wrong_hash(file, target, made_from))
+        raise ArgenzooError(f"{wrong(file, made_from)}; {target} was made from it: delete that")
     return Weights(read_weights(target), file.address, target)
+
+
+def layout() -> str:
+    """Changes when a table of renames does, so that older conversions are made again."""
+    return f"{zlib.crc32(repr((TRUNK, LLAMAGEN, VAR, MAR, IGNORED, RESHAPED)).encode()):08x}"
+
+
+def whole(target: Path) -> bool:
+    """Whether a conversion is there and can be read; a broken one is made again."""
+    try:
+        return "source_sha256" in read_about(target)
+    except ArgenzooError:
+        return False
 
 
 def convert(file: HubFile, path: Path, family: str, kind: str, target: Path) -> None:
     """Check the hash, rename, and write in one piece: what has the final name is whole."""
     digest = sha256(path)
     if file.sha256 is not None and digest != file.sha256:
-        raise ArgenzooError(wrong_hash(file, path, digest))
+        raise ArgenzooError(f"{wrong(file, digest)}; delete {path.resolve()} and try again")
     tqdm.write(f"converting {file.address} ({path.stat().st_size / 1e9:.2f} GB), once", file=sys.stderr)
-    weights = Weights.read(FAMILIES[family], kind, path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    weights = Weights.read(family_of(family), kind, path)
+    temporary = target.with_suffix(".tmp")  # of a conversion that was killed, where it is there: the lock is ours
     try:
         save_weights(temporary, weights.state, {**about(), "source": file.address, "source_sha256": digest})
         temporary.replace(target)
@@ -89,8 +102,5 @@ def convert(file: HubFile, path: Path, family: str, kind: str, target: Path) -> 
         temporary.unlink(missing_ok=True)
 
 
-def wrong_hash(file: HubFile, path: Path, digest: str | None) -> str:
-    return (
-        f"{path} is not {file.address} as published: its SHA-256 is {digest}, the recipe says {file.sha256}; "
-        "it is not loaded: delete it and download again"
-    )
+def wrong(file: HubFile, digest: str) -> str:
+    return f"what arrived is not {file.address} as published: its SHA-256 is {digest}, the recipe says {file.sha256}; it is not loaded"

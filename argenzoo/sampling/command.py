@@ -68,31 +68,37 @@ def sample(
     folder.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
     pictures = sample_all(model, labels, seed, batch)
-    made = {"num": count, "seed": seed, "labels": labels, "seconds": round(time.perf_counter() - began, 3), **how_made(model, checkpoint)}
+    made = {"num": count, "seed": seed, "labels": labels, "seconds": round(time.perf_counter() - began, 3), **how_made(model, checkpoint, source)}
     write(folder, pictures, labels, chosen, made)
     return made
 
 
 def warn_if_cold(weights: Path) -> None:
     """Averaged weights that are still mostly those of the first step make noise, however well the run went (MAR's threads 48 and 105)."""
-    share = float(read_about(weights).get("ema_share", 0))
+    told = read_about(weights).get("ema_share", "0")
+    share = float(told) if re.fullmatch(r"[01]\.?\d*", told) else 0.0  # anybody's file may say anything
     if share > COLD:
         text = f"warning: {weights} are averaged weights that are still {share:.0%} those of step 1"
         tqdm.write(f"{text}: train longer, or with train.ema_warmup=true", file=sys.stderr)
 
 
-def how_made(model: ARModel, checkpoint: str | Path) -> dict[str, Any]:
-    """What a picture depends on besides seed and label: recipe, weights, options, rounding, software."""
-    weights = model.sources["network"]
+def how_made(model: ARModel, checkpoint: str | Path, folder: Path | None) -> dict[str, Any]:
+    """What a picture depends on besides seed and label: recipe, weights, options, rounding, software. Without a ``folder`` the
+    weights are published ones, named as the Hub does."""
+    if folder is None:
+        network, tokenizer = (read_about(model.sources[part]) for part in ("network", "tokenizer"))
+        weights = {"weights": network["source"], "weights_sha256": network["source_sha256"]}
+        weights |= {"tokenizer_sha256": tokenizer["source_sha256"]}
+    else:
+        file = model.sources["network"]
+        weights = {"weights": file.name, "weights_sha256": sha256(file), "tokenizer_sha256": model.recipe.tokenizer.sha256}
     return {
         "recipe": model.recipe.name,
-        "checkpoint": str(checkpoint if model.recipe.tokenizer.weights is None else weights.parent),
-        "weights": weights.name,
-        "weights_sha256": sha256(weights),
-        "tokenizer_sha256": model.recipe.tokenizer.sha256 or sha256(model.sources["tokenizer"]),
+        "checkpoint": str(checkpoint if folder is None else folder),
+        **weights,
         "sampling": model.sampling.dump(),
         "rounding": "round(255 x)",
-        "device": str(next(model.parameters()).device),
+        "device": str(model.device),
         **about(),
     }
 

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from argenzoo.hub.families import Family
-from argenzoo.hub.official import read_official
-from argenzoo.hub.shapes import Facts, side_of, sizes
+from argenzoo.hub.official.families import Family
+from argenzoo.hub.official.pickles import read_official
+from argenzoo.hub.official.shapes import Facts, side_of, sizes
 
 Source = str | Path | dict[str, Any]
 
@@ -38,7 +38,7 @@ class Weights:
         """Raises ArgenzooError as ``read_official`` does, and on another family's or kind's file."""
         what = "the state dict" if isinstance(source, dict) else str(source)
         official = read_official(source, averaged)
-        usage = official.get("quantize.ema_vocab_hit_SV")
+        usage = official.get("quantize.ema_vocab_hit_SV")  # (S, V)
         state = family.ours(kind, official, what)
         path = None if isinstance(source, dict) else Path(source)
         return Weights(state, what, path, sides_told(official.get("lvl_1L")), None if usage is None else len(usage))

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from argenzoo.errors import ArgenzooError
-from argenzoo.hub.families import Family
-from argenzoo.hub.shapes import Facts, side_of, tokens_of
-from argenzoo.hub.weights import Weights
+from argenzoo.hub.official.families import Family
+from argenzoo.hub.official.shapes import Facts, side_of, tokens_of
+from argenzoo.hub.official.weights import Weights
 from argenzoo.recipe import Recipe, list_models, load_recipe, override, override_order, parse_recipe
 
 Scales = Sequence[int | tuple[int, int]]
@@ -37,14 +37,18 @@ def resolved(
     facts |= grids(network, scales, facts, template)
     if asked is not None:
         refuse(asked, facts, family)
-        return scaled(asked if network is not None else Recipe(asked.name, replace(asked.tokenizer, weights=None)), network, codes)
+        chosen = asked if network is not None else Recipe(asked.name, replace(asked.tokenizer, weights=None))
+        check_scales(chosen, network, codes)
+        return chosen
     if network is None:
         return tokenizer_alone(family, facts, template)
-    fits = [found for found in published(family) if not differences(found, facts)]
+    fits = [found for found in candidates(family) if not differences(found, facts)]
     if len(fits) > 1:
         choices = ", ".join(found.name for found in fits)
         raise ArgenzooError(f"{network.what} fits {choices}, and its shapes can't tell which: give recipe, or scales")
-    return scaled(fits[0] if fits else of_its_own(family, facts, template, network), network, codes)
+    chosen = fits[0] if fits else of_its_own(family, facts, template, network)
+    check_scales(chosen, network, codes)
+    return chosen
 
 
 def shapes_of(family: Family, network: Weights | None, codes: Weights | None) -> Facts:
@@ -89,7 +93,7 @@ def patches(network: Weights | None, codes: Weights | None, facts: Facts, templa
 
 def grids(network: Weights | None, scales: Scales | None, facts: Facts, template: Recipe) -> Facts:
     """Image size and scales, where shapes, buffers or arguments tell them."""
-    sides = given(scales)
+    sides = None if scales is None else square(scales)
     tokens = None if network is None else tokens_of(network.state)
     if network is not None and network.sides is not None:
         sides = same(sides, network.sides, network.what)
@@ -105,14 +109,12 @@ def grids(network: Weights | None, scales: Scales | None, facts: Facts, template
     return {"tokenizer.image_size": sides[-1] * patch * 2 ** (levels - 1), **pyramid}
 
 
-def given(scales: Scales | None) -> tuple[int, ...] | None:
-    """Sides of square grids."""
-    if scales is None:
-        return None
-    pairs = [(scale, scale) if isinstance(scale, int) else tuple(scale) for scale in scales]
+def square(scales: Scales) -> tuple[int, ...]:
+    """Sides of grids that are given as sides or as (height, width). Raises ArgenzooError where one is not square."""
+    pairs = [tuple(scale) if isinstance(scale, Sequence) else (scale, scale) for scale in scales]
     if not pairs or any(len(pair) != 2 or pair[0] != pair[1] or pair[0] < 1 for pair in pairs):
         raise ArgenzooError(f"scales {list(scales)}: expected the sides of square grids, such as [1, 2, 4] or [16]")
-    return tuple(pair[0] for pair in pairs)
+    return tuple(int(pair[0]) for pair in pairs)
 
 
 def same(sides: tuple[int, ...] | None, told: tuple[int, ...], what: str) -> tuple[int, ...]:
@@ -121,7 +123,7 @@ def same(sides: tuple[int, ...] | None, told: tuple[int, ...], what: str) -> tup
     return told
 
 
-def published(family: Family) -> list[Recipe]:
+def candidates(family: Family) -> list[Recipe]:
     """Every recipe whose generator this family's authors published."""
     recipes = (load_recipe(name) for name in list_models(pretrained=True))
     return [recipe for recipe in recipes if recipe.pretrained is not None and recipe.pretrained.family == family.name]
@@ -143,7 +145,7 @@ def refuse(recipe: Recipe, facts: Facts, family: Family) -> None:
     """Raises ArgenzooError where the recipe is of other parts or sizes than the weights, with the recipes that do fit."""
     wrong = differences(recipe, facts)
     if wrong:
-        fits = [found.name for found in published(family) if not differences(found, facts)]
+        fits = [found.name for found in candidates(family) if not differences(found, facts)]
         hint = f"; they fit {', '.join(fits)}" if fits else ""
         raise ArgenzooError(f"the weights do not fit recipe '{recipe.name}': {'; '.join(wrong[:3])}{hint}")
 
@@ -180,15 +182,14 @@ def within(sampling: dict[str, Any], facts: Facts, network: Weights) -> None:
         sampling["order"]["num_steps"] = None
 
 
-def scaled(recipe: Recipe, network: Weights | None, codes: Weights | None) -> Recipe:
-    """The recipe itself. Raises ArgenzooError where a pyramid's scales are not those that the weights were trained with."""
+def check_scales(recipe: Recipe, network: Weights | None, codes: Weights | None) -> None:
+    """Raises ArgenzooError where a pyramid's scales are not those that the weights were trained with."""
     scales = list(getattr(recipe.tokenizer.config, "scales", ()))
     if not scales:
-        return recipe
+        return
     if network is not None and (told := tokens_of(network.state)) and told != (sum(s * s for s in scales), len(scales)):
         raise ArgenzooError(
             f"{network.what} has {told[1]} scales of {told[0]} tokens in all, not those of scales {scales}: give its scales"
         )
     if codes is not None and codes.num_scales is not None and codes.num_scales != len(scales):
-        raise ArgenzooError(f"{codes.what} was trained with {codes.num_scales} scales, the generator reads {len(scales)}: {scales}")
-    return recipe
+        raise ArgenzooError(f"{codes.what} was trained with {codes.num_scales} scales, the recipe has {len(scales)}: {scales}")

@@ -13,15 +13,14 @@ from torch import Tensor
 from argenzoo.errors import ArgenzooError
 
 Table = list[tuple[str, str]]
+State = dict[str, Tensor]
 
-IGNORED = (  # buffers of official files that are rebuilt or never used
-    r"quantize\.codebook_used",
-    r"quantize\.ema_vocab_hit_SV",
-    r"lvl_1L",
-    r"attn_bias_for_masking",
-    r"blocks\.\d+\.attn\.zero_k_bias",
-    r"freqs_cis",
-)
+# buffers of official files that are rebuilt or never used
+IGNORED = {
+    "llamagen": (r"quantize\.codebook_used", r"freqs_cis"),
+    "var": (r"quantize\.ema_vocab_hit_SV", r"lvl_1L", r"attn_bias_for_masking", r"blocks\.\d+\.attn\.zero_k_bias"),
+    "mar": (),
+}
 WRAPPED = r"^(?:module\.|_orig_mod\.)+"  # DistributedDataParallel and torch.compile put these in front
 
 TRUNK: Table = [
@@ -77,6 +76,7 @@ VAR: Table = [
 ]
 
 MAR: Table = [
+    (r"^class_emb\.", "conditioner.table."),
     (r"^(encoder|decoder)_pos_embed_learned$", r"generator.\1_position"),
     (r"^diffusion_pos_embed_learned$", "generator.out_position"),
     (r"^mask_token$", "generator.mask_token"),
@@ -107,12 +107,10 @@ RESHAPED = {  # learned embeddings with leading dimensions of 1 in the official 
 }
 
 
-def renamed(state: dict[str, Tensor], table: Table) -> dict[str, Tensor]:
-    """The tensors under our names, ignorable buffers left out. Raises ArgenzooError where two become one."""
-    out: dict[str, Tensor] = {}
+def renamed(state: State, table: Table) -> State:
+    """The tensors under our names. Raises ArgenzooError where two become one."""
+    out: State = {}
     for official, tensor in state.items():
-        if any(re.fullmatch(pattern, official) for pattern in IGNORED):
-            continue
         key = official
         for pattern, replacement in table:
             key = re.sub(pattern, replacement, key)
@@ -122,21 +120,21 @@ def renamed(state: dict[str, Tensor], table: Table) -> dict[str, Tensor]:
     return out
 
 
-def stripped(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Without the prefixes of wrappers that the authors' scripts may have saved through."""
-    return {re.sub(WRAPPED, "", key): tensor for key, tensor in state.items()}
+def kept(state: State, ignored: tuple[str, ...]) -> State:
+    """Without the prefixes of wrappers that the authors' scripts may have saved through, and without ignorable buffers."""
+    plain = {re.sub(WRAPPED, "", key): tensor for key, tensor in state.items()}
+    return {key: tensor for key, tensor in plain.items() if not any(re.fullmatch(pattern, key) for pattern in ignored)}
 
 
-def tokenizer_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def tokenizer_state(state: State, table: Table) -> State:
     """A tokenizer of LlamaGen, VAR or MAR -> ours, without ``scale.factors``: 1x1 convolutions of the attention become
     Linear weights, VAR's fused q, k, v is split, LDM's decoder levels are counted from the coarse end."""
-    state = stripped(state)
     levels = 1 + max((int(m[1]) for key in state if (m := re.match(r"decoder\.up\.(\d+)\.", key))), default=-1)
     flipped = {
         re.sub(r"^decoder\.up\.(\d+)\.", lambda m: f"decoder.up.{levels - 1 - int(m[1])}.", key): tensor for key, tensor in state.items()
     }
-    out: dict[str, Tensor] = {}
-    for key, tensor in renamed(flipped, TRUNK).items():
+    out: State = {}
+    for key, tensor in renamed(flipped, table).items():
         flat = tensor.flatten(1) if re.search(r"\.to_\w+(\.0)?\.weight$", key) else tensor
         if ".to_qkv." in key:
             out.update({key.replace("to_qkv", f"to_{name}"): part.clone() for name, part in zip("qkv", flat.chunk(3), strict=True)})
@@ -145,14 +143,13 @@ def tokenizer_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return out
 
 
-def network_state(state: dict[str, Tensor], table: Table) -> dict[str, Tensor]:
-    """A generator with its condition and head -> the state of an ARNetwork."""
-    state = stripped(state)
-    classes, null = state.pop("class_emb.weight", None), state.pop("fake_latent", None)
-    out = {key: _reshaped(key, tensor) for key, tensor in renamed(state, table).items()}
-    if classes is not None:  # MAR keeps the null class apart
-        out["conditioner.table.weight"] = classes if null is None else torch.cat([classes, null])
-    return out
+def network_state(state: State, table: Table) -> State:
+    """A generator with its condition and head -> the state of an ARNetwork; MAR's null class joins the table of classes."""
+    state = dict(state)
+    null = state.pop("fake_latent", None)
+    if null is not None and "class_emb.weight" in state:
+        state["class_emb.weight"] = torch.cat([state["class_emb.weight"], null])
+    return {key: _reshaped(key, tensor) for key, tensor in renamed(state, table).items()}
 
 
 def _reshaped(key: str, tensor: Tensor) -> Tensor:

@@ -10,9 +10,9 @@ import torch
 from argenzoo.build import assemble, make_tokenizer
 from argenzoo.checkpoint import load_strict
 from argenzoo.errors import ArgenzooError
-from argenzoo.hub.families import family_of
-from argenzoo.hub.resolve import Scales, resolved
-from argenzoo.hub.weights import Source, Weights
+from argenzoo.hub.official.families import family_of
+from argenzoo.hub.official.resolve import Scales, resolved
+from argenzoo.hub.official.weights import Source, Weights
 from argenzoo.model import ARModel
 from argenzoo.recipe import Part, Recipe
 from argenzoo.tokenizers.scale import LatentScale
