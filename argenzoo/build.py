@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from argenzoo.checkpoint import BEST, EMA, MODEL, RECIPE, TOKENIZER, load_strict, read_about, read_weights, resolve, sha256, there
+from argenzoo.checkpoint import BEST, EMA, MODEL, RECIPE, TOKENIZER, resolve
 from argenzoo.errors import ArgenzooError, suggestion
 from argenzoo.model import ARModel, ARNetwork
 from argenzoo.recipe import Part, Recipe, list_models, load_recipe, recipe_folder
 from argenzoo.registry import conditioners, generators, heads, tokenizers
+from argenzoo.weights import load_strict, read_about, read_weights, sha256, there
 
 
 def build_model(

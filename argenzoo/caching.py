@@ -20,7 +20,6 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from argenzoo.build import ENCODED_AT_ONCE, build_tokenizer, encoded
-from argenzoo.checkpoint import fingerprint, replace_text
 from argenzoo.data.allviews import AllViews
 from argenzoo.data.cache import MANIFEST, UNSEEN, Manifest, PartName, shard_path
 from argenzoo.data.crops import CUTS
@@ -32,6 +31,7 @@ from argenzoo.errors import ArgenzooError
 from argenzoo.recipe import Recipe
 from argenzoo.registry import datasets
 from argenzoo.versions import about
+from argenzoo.weights import fingerprint, replace_text
 
 PATIENCE = timedelta(days=1)  # of a process that has written its share
 

@@ -1,27 +1,19 @@
-"""Checkpoint folders: recipe.yaml, model.safetensors, ema.safetensors, tokenizer.safetensors, state/. Atomic and strict."""
+"""Checkpoint folders: recipe.yaml, model.safetensors, ema.safetensors, tokenizer.safetensors, state/. Atomic."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
 
 from argenzoo.errors import ArgenzooError
+from argenzoo.weights import replace_text
 
 RECIPE, MODEL, EMA, TOKENIZER, STATE = "recipe.yaml", "model.safetensors", "ema.safetensors", "tokenizer.safetensors", "state"
 BEST = "best"
-SHARD = "5GB"
 
 
 def resolve(folder: str | Path) -> Path:
@@ -68,13 +60,6 @@ def note_best(run: Path, step: int, loss: float) -> bool:
     return True
 
 
-def replace_text(path: Path, text: str) -> None:
-    """The whole file or the old one, never half of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
-
-
 def prune(run: Path, keep: int | None) -> None:
     """Remove all but the last ``keep`` checkpoints and the best."""
     best = best_of(run)
@@ -106,131 +91,3 @@ def flush(file: Path) -> None:
     if file.is_file():
         with file.open("rb") as handle:
             os.fsync(handle.fileno())
-
-
-def save_weights(path: Path, state: dict[str, Tensor], about: dict[str, str], shard_size: str | None = None) -> None:
-    """A safetensors file whose metadata says what made it; above ``shard_size`` (such as ``5GB``), shards and their index."""
-    state = {key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}
-    names, index = shards(path, state, shard_size) if shard_size else ({path.name: list(state)}, None)
-    for name, keys in names.items():
-        save_file({key: state[key] for key in keys}, path.with_name(name), metadata=about)
-        path.with_name(name).chmod(usual_mode())  # safetensors keeps its files from everybody else
-    if index is not None:
-        replace_text(index_of(path), json.dumps(index, indent=1) + "\n")
-
-
-def usual_mode() -> int:
-    """Of a new file of this user."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return 0o666 & ~mask
-
-
-def shards(path: Path, state: dict[str, Tensor], size: str) -> tuple[dict[str, list[str]], dict[str, Any] | None]:
-    """(file -> its keys, the index or None where one file is enough), as the Hub cuts and names them."""
-    from huggingface_hub import split_torch_state_dict_into_shards
-
-    plan = split_torch_state_dict_into_shards(state, filename_pattern=f"{path.stem}{{suffix}}{path.suffix}", max_shard_size=size)
-    index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
-    return plan.filename_to_tensors, index if plan.is_sharded else None
-
-
-def index_of(path: Path) -> Path:
-    """Of a sharded file: which tensor lies where."""
-    return path.with_name(f"{path.name}.index.json")
-
-
-def there(path: Path) -> bool:
-    """Whether there are weights, in one file or in shards."""
-    return path.is_file() or index_of(path).is_file()
-
-
-def files_of(path: Path) -> list[Path]:
-    """The files of weights: one, or the shards that the index names.
-
-    Raises:
-        ArgenzooError: none, a broken index, or one that names files elsewhere.
-    """
-    if path.is_file() or not index_of(path).is_file():
-        return [path]
-    try:
-        names = sorted({str(name) for name in json.loads(index_of(path).read_text(encoding="utf-8"))["weight_map"].values()})
-        names[0]
-    except (ValueError, KeyError, AttributeError, TypeError, IndexError):
-        raise ArgenzooError(f"{index_of(path)} is no index of shards") from None
-    if any(Path(name).name != name for name in names):
-        raise ArgenzooError(f"{index_of(path)} names files outside its folder")
-    return [path.with_name(name) for name in names]
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """A safetensors file or its shards, memory-mapped. Raises ArgenzooError where one is missing, truncated or something else."""
-    state: dict[str, Tensor] = {}
-    for file in files_of(path):
-        with readable(file):
-            state |= load_file(file)
-    return state
-
-
-def read_about(path: Path) -> dict[str, str]:
-    """The metadata that ``save_weights`` wrote; empty for a file from elsewhere. Raises as ``read_weights`` does."""
-    first = files_of(path)[0]
-    with readable(first), safe_open(first, framework="pt") as file:
-        return file.metadata() or {}
-
-
-@contextmanager
-def readable(file: Path) -> Iterator[None]:
-    """safetensors' errors as ours."""
-    if not file.is_file():
-        raise ArgenzooError(f"no weights file {file}")
-    try:
-        yield
-    except (SafetensorError, OSError) as error:
-        raise ArgenzooError(f"{file} is truncated or no safetensors file ({' '.join(str(error).split())})") from None
-
-
-def load_strict(module: nn.Module, state: dict[str, Tensor], what: str, assign: bool = True) -> None:
-    """Fill ``module``: every key on both sides, every shape the same, or ArgenzooError. Half precision becomes the module's own.
-
-    Args:
-        what: named in the message.
-        assign: the file's tensors become the module's (a model on the meta device is filled so); else they are copied into it.
-    """
-    own = module.state_dict()
-    ours = {key: tuple(tensor.shape) for key, tensor in own.items()}
-    theirs = {key: tuple(tensor.shape) for key, tensor in state.items()}
-    missing, unexpected = sorted(ours.keys() - theirs.keys()), sorted(theirs.keys() - ours.keys())
-    shapes = sorted(key for key in ours.keys() & theirs.keys() if ours[key] != theirs[key])
-    kinds = sorted(key for key in ours.keys() & theirs.keys() if own[key].is_floating_point() != state[key].is_floating_point())
-    problems = [
-        f"{len(keys)} {kind} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
-        for kind, keys in (("missing", missing), ("unexpected", unexpected))
-        if keys
-    ]
-    if shapes:
-        problems.append(f"{len(shapes)} of another shape ({shapes[0]}: {theirs[shapes[0]]} in the file, {ours[shapes[0]]} in the recipe)")
-    if kinds:
-        problems.append(f"{len(kinds)} of another type ({kinds[0]}: {state[kinds[0]].dtype} in the file)")
-    if problems:
-        raise ArgenzooError(f"{what} does not fit this recipe: {'; '.join(problems)}")
-    module.load_state_dict({key: tensor.to(own[key].dtype) for key, tensor in state.items()}, assign=assign)
-
-
-def sha256(path: Path) -> str:
-    """Of a file; of shards, that of their hashes in order."""
-    digests = []
-    for part in files_of(path):
-        with part.open("rb") as file:
-            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
-    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
-
-
-def fingerprint(state: dict[str, Tensor]) -> str:
-    """SHA-256 of weights: their names, types, shapes and values, whatever file they lie in."""
-    digest = hashlib.sha256()
-    for key in sorted(state):
-        tensor = state[key].detach().cpu().contiguous()
-        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()

@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "argenzoo"
 BASE = {"errors", "registry", "rng", "device", "protocols", "versions", "published"}
 PARTS = BASE | {"layers", "guidance"}
 MODEL = PARTS | {"options", "model", "condition"}
-BUILD = MODEL | {"recipe", "checkpoint", "build", "counting", "summary", "grids"}
+BUILD = MODEL | {"recipe", "weights", "checkpoint", "build", "counting", "summary", "grids"}
 EDGES = {
     "errors": set(),
     "versions": set(),
@@ -33,8 +33,9 @@ EDGES = {
     "options": PARTS,
     "model": PARTS | {"options"},
     "recipe": BASE | {"options"},
-    "checkpoint": {"errors"},
-    "build": MODEL | {"recipe", "checkpoint"},
+    "weights": {"errors"},
+    "checkpoint": {"errors", "weights"},
+    "build": MODEL | {"recipe", "weights", "checkpoint"},
     "counting": set(),
     "summary": {"build", "counting", "model", "protocols", "recipe", "rng"},
     "report": {"data", "recipe", "summary"},
@@ -55,7 +56,7 @@ ONLY = {
     "accelerate": {"caching", "training", "sampling"},
     "torch_fidelity": set(),
     "diffusers": {"hub", "tokenizers"},
-    "huggingface_hub": {"checkpoint", "data", "hub"},
+    "huggingface_hub": {"data", "hub", "weights"},
     "datasets": {"data"},
     "pyarrow": {"data"},
 }

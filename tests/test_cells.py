@@ -9,9 +9,10 @@ import torch
 from conftest import CELLS, tiny, tiny_model
 
 from argenzoo.build import assemble, build_model, make_tokenizer
-from argenzoo.checkpoint import MODEL, RECIPE, TOKENIZER, load_strict, save_weights, sha256
+from argenzoo.checkpoint import MODEL, RECIPE, TOKENIZER
 from argenzoo.model import ARModel
 from argenzoo.rng import Rng
+from argenzoo.weights import load_strict, save_weights, sha256
 
 
 def images(batch: int = 4, seed: int = 0) -> torch.Tensor:

@@ -19,10 +19,10 @@ from huggingface_hub import ModelCard, constants
 from official import SCALES, state
 
 from argenzoo import ArgenzooError, ARModel, build_model, build_tokenizer
-from argenzoo.checkpoint import read_about, sha256
 from argenzoo.cli import main
 from argenzoo.hub import import_official
 from argenzoo.recipe import load_recipe
+from argenzoo.weights import read_about, sha256
 
 
 def pickled(weights: dict[str, torch.Tensor], path: Path) -> bytes:

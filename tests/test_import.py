@@ -364,7 +364,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
 def test_provenance_is_in_the_files(tmp_path: Path):
     from safetensors import safe_open
 
-    from argenzoo.checkpoint import sha256
+    from argenzoo.weights import sha256
 
     file = saved(tmp_path / "generator.pth", state("mar", "generator"))
     small("mar", generator=file).save_pretrained(tmp_path / "out")

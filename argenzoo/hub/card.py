@@ -10,10 +10,11 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from argenzoo.checkpoint import RECIPE, sha256
+from argenzoo.checkpoint import RECIPE
 from argenzoo.model import ARModel
 from argenzoo.recipe import Recipe
 from argenzoo.versions import about
+from argenzoo.weights import sha256
 
 CARD, PICTURE, METRICS = "README.md", "samples.png", "metrics.json"
 

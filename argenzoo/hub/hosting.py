@@ -12,13 +12,14 @@ from typing import Any
 from huggingface_hub import HfApi
 
 from argenzoo.build import build_model
-from argenzoo.checkpoint import MODEL, RECIPE, SHARD, TOKENIZER, flush, read_about, save_weights, sha256, there
+from argenzoo.checkpoint import MODEL, RECIPE, TOKENIZER, flush
 from argenzoo.errors import ArgenzooError
 from argenzoo.hub.card import PICTURE, write_card
 from argenzoo.hub.download import Access, refused, repository
 from argenzoo.model import ARModel
 from argenzoo.recipe import Recipe
 from argenzoo.versions import about
+from argenzoo.weights import SHARD, read_about, save_weights, sha256, there
 
 PARTS = ("network", "tokenizer")
 OURS = [RECIPE, "README.md", PICTURE, "model*.safetensors*", "tokenizer*.safetensors*"]  # what ``save`` writes

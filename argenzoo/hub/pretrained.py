@@ -14,17 +14,17 @@ from huggingface_hub.utils import WeakFileLock
 from tqdm import tqdm
 
 from argenzoo.build import PRETRAINED, make_tokenizer
-from argenzoo.checkpoint import read_about, read_weights, save_weights, sha256
 from argenzoo.errors import ArgenzooError, suggestion
 from argenzoo.hub.download import commit_of, file_of
 from argenzoo.hub.official.families import family_of
 from argenzoo.hub.official.importing import fill_tokenizer, filled
 from argenzoo.hub.official.layouts import IGNORED, LLAMAGEN, MAR, RESHAPED, TRUNK, VAR
-from argenzoo.hub.official.weights import Weights
+from argenzoo.hub.official.reading import Weights
 from argenzoo.model import ARModel
 from argenzoo.published import HubFile, Pretrained
 from argenzoo.recipe import Recipe, list_models
 from argenzoo.versions import about
+from argenzoo.weights import read_about, read_weights, save_weights, sha256
 
 
 def published(recipe: Recipe) -> ARModel:

@@ -14,12 +14,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from argenzoo.build import build_model, find
-from argenzoo.checkpoint import read_about, sha256
 from argenzoo.device import checked_device
 from argenzoo.errors import ArgenzooError, suggestion
 from argenzoo.grids import save_grid, save_png, to_uint8
 from argenzoo.model import ARModel
 from argenzoo.versions import about
+from argenzoo.weights import read_about, sha256
 
 COLD = 0.01  # of the first weights in an average
 PICTURES = "[0-9]*_class[0-9]*.png"
@@ -68,7 +68,13 @@ def sample(
     folder.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
     pictures = sample_all(model, labels, seed, batch)
-    made = {"num": count, "seed": seed, "labels": labels, "seconds": round(time.perf_counter() - began, 3), **how_made(model, checkpoint, source)}
+    made = {
+        "num": count,
+        "seed": seed,
+        "labels": labels,
+        "seconds": round(time.perf_counter() - began, 3),
+        **how_made(model, checkpoint, source),
+    }
     write(folder, pictures, labels, chosen, made)
     return made
 

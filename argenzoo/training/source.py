@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from argenzoo.checkpoint import fingerprint
 from argenzoo.data.cache import Cached, Manifest, check_cache, read_manifest
 from argenzoo.data.images import ImageSet, split
 from argenzoo.data.views import Views
 from argenzoo.errors import ArgenzooError
 from argenzoo.recipe import Part, Recipe
 from argenzoo.registry import datasets
+from argenzoo.weights import fingerprint
 
 Samples = Views | Cached
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from argenzoo.checkpoint import EMA, MODEL, RECIPE, STATE, TOKENIZER, load_strict, read_weights, save_weights, sha256, write_atomically
+from argenzoo.checkpoint import EMA, MODEL, RECIPE, STATE, TOKENIZER, write_atomically
 from argenzoo.data.cache import UNSEEN
 from argenzoo.errors import ArgenzooError
 from argenzoo.recipe import Recipe, load_recipe
@@ -18,6 +18,7 @@ from argenzoo.training.guards import ema_share
 from argenzoo.training.player import Player
 from argenzoo.training.tasks import Task
 from argenzoo.versions import about
+from argenzoo.weights import load_strict, read_weights, save_weights, sha256
 
 
 def save(folder: Path, recipe: Recipe, task: Task, players: list[Player], state: dict[str, Any]) -> None:

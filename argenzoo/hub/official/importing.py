@@ -8,14 +8,14 @@ from typing import Any
 import torch
 
 from argenzoo.build import assemble, make_tokenizer
-from argenzoo.checkpoint import load_strict
 from argenzoo.errors import ArgenzooError
 from argenzoo.hub.official.families import family_of
+from argenzoo.hub.official.reading import Source, Weights
 from argenzoo.hub.official.resolve import Scales, resolved
-from argenzoo.hub.official.weights import Source, Weights
 from argenzoo.model import ARModel
 from argenzoo.recipe import Part, Recipe
 from argenzoo.tokenizers.scale import LatentScale
+from argenzoo.weights import load_strict
 
 
 def import_official(

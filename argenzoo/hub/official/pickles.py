@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from argenzoo.checkpoint import read_weights
 from argenzoo.errors import ArgenzooError
+from argenzoo.weights import read_weights
 
 HARMLESS: list[Any] = [argparse.Namespace]  # LlamaGen's and MAR's files hold the command line they were trained with
 AVERAGED, RAW = "model_ema", ("model", "module", "state_dict")  # under which a file keeps its weights

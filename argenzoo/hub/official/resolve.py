@@ -10,8 +10,8 @@ from typing import Any
 
 from argenzoo.errors import ArgenzooError
 from argenzoo.hub.official.families import Family
+from argenzoo.hub.official.reading import Weights
 from argenzoo.hub.official.shapes import Facts, side_of, tokens_of
-from argenzoo.hub.official.weights import Weights
 from argenzoo.recipe import Recipe, list_models, load_recipe, override, override_order, parse_recipe
 
 Scales = Sequence[int | tuple[int, int]]
