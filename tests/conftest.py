@@ -27,7 +27,7 @@ PUBLISHED = [name for name in list_models() if name not in SMALL + CIFAR]
 @pytest.fixture
 def hub() -> Hub:
     """The tests' own Hub; repositories of earlier tests may be there, their faults are not."""
-    for faults in (HUB.cut, HUB.private, HUB.gated, HUB.requests):
+    for faults in (HUB.cut, HUB.ill, HUB.private, HUB.gated, HUB.requests):
         faults.clear()
     return HUB
 

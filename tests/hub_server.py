@@ -32,6 +32,7 @@ class Hub:
         self.objects: dict[str, bytes] = {}
         self.private: set[str] = set()
         self.gated: set[str] = set()
+        self.ill: dict[str, int] = {}  # file name -> the status that is all it gives; 0: no answer
         self.cut: dict[str, int] = {}  # file name -> the connection breaks after so many bytes, once
         self.requests: list[tuple[str, str, str | None]] = []  # method, path, Range
         self.url = ""
@@ -165,6 +166,11 @@ class Handler(BaseHTTPRequestHandler):
         commit, files = found
         if name not in files:
             return self.fail(404, "EntryNotFound", {"X-Repo-Commit": commit})
+        if (status := self.hub.ill.get(name)) == 0:
+            self.close_connection = True
+            return None
+        if status is not None:
+            return self.fail(status, "")
         content = files[name]
         etag = described(name, content).get("lfs", {}).get("oid") or hashlib.sha1(content).hexdigest()
         headers = {"X-Repo-Commit": commit, "ETag": f'"{etag}"', "Accept-Ranges": "bytes"}

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -195,6 +196,8 @@ def test_files_in_folders_follow_a_moving_revision(published: tuple[Path, str], 
         ("repo", "no repository authors/nobody on the Hub, or a private one"),
         ("private", "or log in ('hf auth login', or HF_TOKEN)"),
         ("gated", "is gated: accept its conditions on its page"),
+        ("down", "could not be downloaded (Server disconnected without sending a response.); what has arrived is kept: try again"),
+        ("ill", "is not in the cache, and the Hub can't be reached (Client error '410 Gone'"),
     ],
 )
 def test_what_a_failed_download_says(fault: str, words: str, published: tuple[Path, str], hub: Hub, monkeypatch: pytest.MonkeyPatch):
@@ -206,6 +209,9 @@ def test_what_a_failed_download_says(fault: str, words: str, published: tuple[Pa
         hub.private.add(repo)
     if fault == "gated":
         hub.gated.add(repo)
+    if fault in ("down", "ill"):
+        hub.ill["generator.pth"] = {"down": 0, "ill": 410}[fault]
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)  # huggingface_hub tries again, later and later
     with pytest.raises(ArgenzooError) as error:
         build_model(recipe, pretrained=True)
     assert words in str(error.value)
@@ -315,7 +321,7 @@ def test_an_upload_needs_a_token_that_may_write(token: str | None, hub: Hub, mon
     monkeypatch.delenv("HF_TOKEN")
     if token is not None:
         monkeypatch.setenv("HF_TOKEN", token)
-    with pytest.raises(ArgenzooError, match=r"tester/refused could not be uploaded: log in with a token that may write there"):
+    with pytest.raises(ArgenzooError, match=r"tester/refused could not be uploaded: log in \(.*\), with a token that may write there"):
         tiny_model("fruit_raster").push_to_hub("tester/refused")
     assert "tester/refused" not in hub.commits
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -25,6 +27,7 @@ from argenzoo.errors import ArgenzooError, suggestion
 from argenzoo.published import HubFile
 
 RECIPE = "recipe.yaml"
+CONNECT = "connect, unset HF_HUB_OFFLINE, or set HF_ENDPOINT or HF_HOME to where it is"
 OURS = [RECIPE, "*.json", "model*.safetensors", "ema*.safetensors", "tokenizer*.safetensors"]  # what is read of a repository
 
 
@@ -66,33 +69,39 @@ def repository(name: str, access: Access | None = None) -> Path:
         return Path(snapshot_download(name, allow_patterns=OURS, **how))
 
 
+LOG_IN = "log in ('hf auth login', or HF_TOKEN)"
+NO_NAME = "'{repo}' is no name of a repository: expected OWNER/NAME"
+SAID: list[tuple[type[Exception], str]] = [  # the first that fits
+    (GatedRepoError, f"{{repo}} is gated: accept its conditions on its page of the Hub, then {LOG_IN}"),
+    (
+        RepositoryNotFoundError,
+        f"no folder {{repo}} here, and no repository {{repo}} on the Hub, or a private one: check the name, or {LOG_IN}",
+    ),
+    (RevisionNotFoundError, "repository {repo} has no revision {revision}"),
+    (LocalEntryNotFoundError, f"{{repo}}/{{file}} is not in the cache, and {{why}}: {CONNECT}"),
+    (OfflineModeIsEnabled, f"{{repo}}/{{file}} is not in the cache, and {{why}}: {CONNECT}"),
+    (EntryNotFoundError, "repository {repo} has no file {file}{hint}"),
+    (HFValidationError, NO_NAME),
+    (HfHubHTTPError, "the Hub would not give {repo}/{file}: {error}"),
+    (Exception, "{repo}/{file} could not be downloaded ({error}); what has arrived is kept: try again"),
+]
+
+
 @contextmanager
 def explained(repo: str, revision: str, file: str) -> Iterator[None]:
-    """huggingface_hub's errors as one line that says what to do."""
+    """A download's errors as one line that says what to do."""
     try:
         yield
-    except GatedRepoError:
-        raise ArgenzooError(
-            f"{repo} is gated: accept its conditions on its page of the Hub, then log in ('hf auth login', or HF_TOKEN)"
-        ) from None
-    except RepositoryNotFoundError:
-        raise ArgenzooError(
-            f"no folder {repo} here, and no repository {repo} on the Hub, or a private one: check the name, "
-            "or log in ('hf auth login', or HF_TOKEN)"
-        ) from None
-    except RevisionNotFoundError:
-        raise ArgenzooError(f"repository {repo} has no revision {revision}") from None
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
-        raise ArgenzooError(offline(repo, file, error)) from None
-    except EntryNotFoundError:
-        kind = " and is not in this zoo's format" if file == RECIPE else ""
-        raise ArgenzooError(f"repository {repo} has no file {file}{kind}{suggestion(file, files_in(repo, revision))}") from None
-    except HFValidationError:
-        raise ArgenzooError(f"'{repo}' is no name of a repository: expected OWNER/NAME") from None
-    except HfHubHTTPError as error:
-        raise ArgenzooError(f"the Hub would not give {repo}/{file}: {one_line(error)}") from None
-    except OSError as error:
-        raise ArgenzooError(f"{repo}/{file} could not be downloaded ({one_line(error)}); what has arrived is kept: try again") from None
+    except failures() as error:
+        words = {"repo": repo, "revision": revision, "file": file, "error": one_line(error), "why": unreached(error)}
+        words["hint"] = nearest(repo, revision, file) if isinstance(error, EntryNotFoundError) else ""
+        raise ArgenzooError(next(text for kind, text in SAID if isinstance(error, kind)).format(**words)) from None
+
+
+def failures() -> tuple[type[Exception], ...]:
+    """Of a request: huggingface_hub's, and its HTTP library's, which it lets through (httpx's are no OSError)."""
+    libraries: list[Any] = [sys.modules[name] for name in ("httpx", "httpx2") if name in sys.modules]
+    return (OSError, EntryNotFoundError, HFValidationError, *(library.HTTPError for library in libraries))
 
 
 @contextmanager
@@ -101,32 +110,29 @@ def refused(repo: str) -> Iterator[None]:
     try:
         yield
     except HFValidationError:
-        raise ArgenzooError(f"'{repo}' is no name of a repository: expected OWNER/NAME") from None
-    except (HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled) as error:
+        raise ArgenzooError(NO_NAME.format(repo=repo)) from None
+    except failures() as error:
         status = getattr(getattr(error, "response", None), "status_code", None)
-        may = " with a token that may write there ('hf auth login', or HF_TOKEN)" if status in (None, 401, 403) else ""
-        raise ArgenzooError(f"{repo} could not be uploaded{may and ': log in' + may} ({one_line(error)})") from None
+        token = isinstance(error, LocalTokenNotFoundError) or status in (401, 403)
+        advice = f": {LOG_IN}, with a token that may write there" if token else ""
+        raise ArgenzooError(f"{repo} could not be uploaded{advice} ({one_line(error)})") from None
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:200]
 
 
-def offline(repo: str, file: str, error: Exception) -> str:
+def unreached(error: BaseException) -> str:
     """Whether the Hub was not asked, or did not answer."""
-    asked = "HF_HUB_OFFLINE is set" if isinstance(error, OfflineModeIsEnabled) or is_offline() else "the Hub can't be reached"
-    return f"{repo}/{file} is not in the cache, and {asked}: connect, unset HF_HUB_OFFLINE, or set HF_ENDPOINT or HF_HOME to where it is"
+    if isinstance(error, OfflineModeIsEnabled) or constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE is set"
+    return f"the Hub can't be reached ({one_line(error.__cause__ or error)})"
 
 
-def is_offline() -> bool:
-    from huggingface_hub import constants
-
-    return bool(constants.HF_HUB_OFFLINE)
-
-
-def files_in(repo: str, revision: str) -> list[str]:
-    """For a suggestion; empty where the Hub does not say."""
+def nearest(repo: str, revision: str, file: str) -> str:
+    """For a file that is not there: whether the repository is ours, and its files with the nearest name."""
     try:
-        return HfApi().list_repo_files(repo, revision=revision)
-    except (OSError, ValueError):
-        return []
+        files = HfApi().list_repo_files(repo, revision=revision)
+    except failures():
+        files = []
+    return (" and is not in this zoo's format" if file == RECIPE else "") + suggestion(file, files)
