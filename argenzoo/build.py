@@ -83,6 +83,8 @@ def find(source: str | Path | Recipe, overrides: dict[str, Any] | None = None) -
         if overrides:
             raise ArgenzooError("overrides go to load_recipe when a Recipe is given")
         return source, None
+    if not str(source).strip():
+        raise ArgenzooError("an empty name: expected a recipe, a folder, or OWNER/NAME on the Hub")
     if Path(source).is_dir() or Path(source).name == BEST:
         folder = resolve(source)
         if "tokenizer.weights" in (overrides or {}):
@@ -93,12 +95,12 @@ def find(source: str | Path | Recipe, overrides: dict[str, Any] | None = None) -
         return recipe, folder
     if Path(source).suffix in (".yaml", ".yml") or (recipe_folder() / f"{source}.yaml").is_file():
         return load_recipe(source, overrides), None
-    if isinstance(source, str) and re.fullmatch(r"[\w.-]+/[\w.-]+", source):
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
         from argenzoo.hub.download import repository
 
         if (beside := Path(source).parent).is_dir():  # a folder's name, mistyped: no need to ask the Hub
             raise ArgenzooError(f"no such folder {source}{suggestion(Path(source).name, [path.name for path in beside.iterdir()])}")
-        return find(repository(source), overrides)
+        return find(repository(str(source)), overrides)
     raise ArgenzooError(f"'{source}' is neither a folder nor a recipe{suggestion(str(source), list_models())}")
 
 

@@ -59,7 +59,10 @@ class ClassLabels(nn.Module):
 
     def check(self, labels: list[int] | Tensor) -> Tensor:
         """Labels as a (B,) tensor. Raises ArgenzooError on a label out of range."""
-        checked = torch.as_tensor(labels)
+        try:
+            checked = torch.as_tensor(labels)
+        except (TypeError, ValueError, RuntimeError):
+            raise ArgenzooError(f"labels must be whole numbers in one list, got {labels!s:.60}") from None
         if checked.dim() != 1 or checked.is_floating_point():
             raise ArgenzooError(f"labels must be whole numbers in one list, got {tuple(checked.shape)} of {checked.dtype}")
         wrong = [int(label) for label in checked if not 0 <= label < self.config.num_classes]
@@ -113,6 +116,8 @@ class TextFeatures(nn.Module):
 
     def check(self, text: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Raises ArgenzooError unless features are (B, T, F) and the mask is (B, T) and padded on the left."""
+        if not isinstance(text, tuple) or len(text) != 2:
+            raise ArgenzooError(f"this model is conditioned on text: give (features, mask), got {text!s:.60}")
         features, mask = text
         expected = (self.config.num_tokens, self.config.feature_dim)
         if features.dim() != 3 or features.shape[1:] != expected or mask.shape != features.shape[:2]:

@@ -137,6 +137,10 @@ class ARModel(nn.Module):
             ArgenzooError: a label out of range, an unknown or impossible sampling option.
         """
         self.require("tokenizer", "network")
+        if self.dtype != torch.float32:
+            raise ArgenzooError(f"this model's weights are {self.dtype}: keep them in float32, and sample under torch.autocast")
+        if guidance is not None and not bool((torch.as_tensor(guidance).isfinite() & (torch.as_tensor(guidance) >= 0)).all()):
+            raise ArgenzooError(f"guidance must be finite and not negative, got {guidance}")
         condition = self.conditioner.check(condition)
         batch = len(condition[0] if isinstance(condition, tuple) else condition)
         if (known is None) != (given is None):

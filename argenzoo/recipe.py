@@ -113,6 +113,7 @@ class Recipe:
 
 
 REPLACES = {"train.steps": "epochs", "train.epochs": "steps", "tokenizer.weights": "sha256"}  # naming one drops the other
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same, in C where it is there: ten times as fast
 SECTIONS = ("name", "tokenizer", "conditioner", "generator", "head", "sampling", "loss", "data", "train", "pretrained")
 
 
@@ -161,7 +162,7 @@ def load_recipe(source: str | Path, overrides: dict[str, Any] | None = None) -> 
 def _values(path: Path) -> dict[str, Any]:
     """A recipe file's nested values."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=LOADER)
     except (yaml.YAMLError, ValueError) as error:
         raise ArgenzooError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,17 @@ from argenzoo.errors import ArgenzooError
 SHARD = "5GB"
 
 
+@contextmanager
+def emptied(folder: Path) -> Iterator[Path]:
+    """A temporary folder of a fixed name, so that what a killed process left in it goes with the next one."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def replace_text(path: Path, text: str) -> None:
     """The whole file or the old one, never half of it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -28,14 +40,31 @@ def replace_text(path: Path, text: str) -> None:
 
 
 def save_weights(path: Path, state: dict[str, Tensor], about: dict[str, str], shard_size: str | None = None) -> None:
-    """A safetensors file whose metadata says what made it; above ``shard_size`` (such as ``5GB``), shards and their index."""
-    state = {key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}
+    """A safetensors file whose metadata says what made it; above ``shard_size`` (such as ``5GB``), shards and their index.
+
+    Raises:
+        OSError: a full disk, a folder that can't be written to.
+    """
+    state = untied({key: tensor.detach().cpu().contiguous() for key, tensor in state.items()})
     names, index = shards(path, state, shard_size) if shard_size else ({path.name: list(state)}, None)
     for name, keys in names.items():
-        save_file({key: state[key] for key in keys}, path.with_name(name), metadata=about)
+        try:
+            save_file({key: state[key] for key in keys}, path.with_name(name), metadata=about)
+        except SafetensorError as error:  # which is no OSError
+            raise OSError(f"{path.with_name(name)} can't be written ({error})") from None
         path.with_name(name).chmod(usual_mode())  # safetensors keeps its files from everybody else
     if index is not None:
         replace_text(index_of(path), json.dumps(index, indent=1) + "\n")
+
+
+def untied(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Each tensor with memory of its own, as safetensors wants it."""
+    seen: set[int] = set()
+    out = {}
+    for key, tensor in state.items():
+        out[key] = tensor.clone() if tensor.data_ptr() in seen else tensor
+        seen.add(tensor.data_ptr())
+    return out
 
 
 def usual_mode() -> int:
@@ -153,3 +182,14 @@ def fingerprint(state: dict[str, Tensor]) -> str:
         digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def origin(path: Path) -> dict[str, str]:
+    """``source``, the file that weights came from at first, and its SHA-256: a converted file, or a copy, says so itself."""
+    if not there(path):
+        return {}
+    known = read_about(path) if path.suffix == ".safetensors" else {}
+    if "source_sha256" in known:
+        return {"source": known.get("source", ""), "source_sha256": known["source_sha256"]}
+    step = f"{path.parent.name}/" if path.parent.name.startswith("step_") else ""  # no other folder's name is anybody's business
+    return {"source": f"{step}{path.name}", "source_sha256": sha256(path)}

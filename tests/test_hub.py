@@ -196,8 +196,8 @@ def test_files_in_folders_follow_a_moving_revision(published: tuple[Path, str], 
         ("repo", "no repository authors/nobody on the Hub, or a private one"),
         ("private", "or log in ('hf auth login', or HF_TOKEN)"),
         ("gated", "is gated: accept its conditions on its page"),
-        ("down", "could not be downloaded (Server disconnected without sending a response.); what has arrived is kept: try again"),
-        ("ill", "is not in the cache, and the Hub can't be reached (Client error '410 Gone'"),
+        ("down", "could not be downloaded (Server disconnected without sending a response.): try again"),
+        ("ill", "is not in the cache, and the Hub did not give it (Client error '410 Gone'"),
     ],
 )
 def test_what_a_failed_download_says(fault: str, words: str, published: tuple[Path, str], hub: Hub, monkeypatch: pytest.MonkeyPatch):
@@ -337,6 +337,103 @@ def test_a_second_upload_leaves_no_old_shards(hub: Hub):
     assert not any("model-" in name or "index" in name for name in hub.commits["tester/again"][-1])
     assert "notes.txt" in hub.commits["tester/again"][-1]
     same(build_model("tester/again"), model)
+
+
+def test_a_saved_model_takes_the_place_of_averaged_weights_too(tmp_path: Path, hub: Hub):
+    first, second = tiny_model("fruit_raster", seed=1), tiny_model("fruit_raster", seed=2)
+    first.save_pretrained(tmp_path / "out")
+    (tmp_path / "out" / "model.safetensors").rename(tmp_path / "out" / "ema.safetensors")
+    same(build_model(tmp_path / "out"), first)
+    hub.add("tester/averaged", {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()})
+    second.save_pretrained(tmp_path / "out", overwrite=True)
+    same(build_model(tmp_path / "out"), second)
+    second.push_to_hub("tester/averaged")
+    same(build_model("tester/averaged"), second)
+
+
+def test_a_training_is_never_overwritten(tokenizer_runs: dict[str, Path], tmp_path: Path):
+    model = tiny_model("fruit_raster")
+    for folder in (tokenizer_runs["vq"], tokenizer_runs["vq"] / "step_0000003"):
+        with pytest.raises(ArgenzooError, match="holds a training: choose another folder"):
+            model.save_pretrained(folder, overwrite=True)
+    for folder in ("", " "):
+        with pytest.raises(ArgenzooError, match="is empty: name a folder"):
+            model.save_pretrained(folder)
+        with pytest.raises(ArgenzooError, match="an empty name"):
+            build_model(folder)
+
+
+def test_force_download_says_what_is_wrong_too(hub: Hub):
+    with pytest.raises(ArgenzooError, match="no repository someone/nothing on the Hub"):
+        ARModel.from_pretrained("someone/nothing", force_download=True)
+    tiny_model("fruit_raster").push_to_hub("tester/forced")
+    assert ARModel.from_pretrained("tester/forced", force_download=True).tokenizer is not None
+
+
+def test_metrics_that_are_none_and_metrics_that_would_break_the_table(tmp_path: Path):
+    tiny_model("fruit_raster").save_pretrained(tmp_path / "a")
+    for text in ("[1, 2]", "no json", '"x"'):
+        (tmp_path / "a" / "metrics.json").write_text(text)
+        with pytest.raises(ArgenzooError, match=r"metrics.json is no JSON object of metrics"):
+            build_model(tmp_path / "a").save_pretrained(tmp_path / "b")
+    (tmp_path / "a" / "metrics.json").write_text(json.dumps({"FID": "a|b\nc"}))
+    build_model(tmp_path / "a").save_pretrained(tmp_path / "b")
+    build_model(tmp_path / "b").save_pretrained(tmp_path / "c")  # they go with the weights
+    assert "| FID | a\\|b c |" in (tmp_path / "c" / "README.md").read_text()
+
+
+def test_a_cache_that_is_another_users(published: tuple[Path, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    from argenzoo.hub import pretrained
+
+    class Refused:
+        def __init__(self, path: Path) -> None:
+            raise PermissionError(13, "Permission denied", str(path))
+
+    converted = build_model(published[0], pretrained=True)
+    monkeypatch.setattr(pretrained, "WeakFileLock", Refused)
+    same(build_model(published[0], pretrained=True), converted)  # what is converted needs no writing
+    for path in converted.sources.values():
+        path.unlink()
+    capsys.readouterr()
+    same(build_model(published[0], pretrained=True), converted)
+    assert capsys.readouterr().err.count("can't be written to: reading the download itself") == 2
+    changed(published[0], "generator", sha256="0" * 64)
+    with pytest.raises(ArgenzooError, match="as published"):
+        build_model(published[0], pretrained=True)
+
+
+def test_what_a_killed_conversion_left_goes_with_the_next(published: tuple[Path, str]):
+    source = build_model(published[0], pretrained=True).sources["network"]
+    source.unlink()
+    left = source.with_suffix(".converting")
+    left.mkdir()
+    (left / ".tmp123").write_bytes(b"half")
+    build_model(published[0], pretrained=True)
+    assert not left.exists()
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--classes", "10"], ["--classes", "goldfish"], ["--num", "0"], ["head.topk=5"], ["--guidance", "-1"]]
+)
+def test_what_the_recipe_decides_is_told_before_a_download(arguments: list[str], published: tuple[Path, str], hub: Hub, tmp_path: Path):
+    assert main(["sample", str(published[0]), *arguments, "--out", str(tmp_path / "out")]) == 2
+    assert not hub.requests
+
+
+def test_a_full_disk_is_one_line(published: tuple[Path, str], tmp_path: Path):
+    build_model(published[0], pretrained=True)
+    limit = (
+        "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (10**5,) * 2)"
+    )
+    files = ["--generator", str(tmp_path / "generator"), "--tokenizer", str(tmp_path / "tokenizer")]
+    arguments = ["import", "var", *files, "--scales", "1,2,3,4", "--out", str(tmp_path / "full")]
+    code = f"{limit}; from argenzoo.cli import main; raise SystemExit(main({arguments!r}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "can't be written" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "full").exists()
+    assert not list(tmp_path.glob(".full*"))
 
 
 def test_a_failed_save_leaves_the_old_checkpoint(tmp_path: Path):

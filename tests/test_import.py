@@ -6,6 +6,7 @@ import argparse
 import io
 import json
 import os
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -140,6 +141,8 @@ def test_averaged_weights_are_the_default_where_there_are_both():
     key = "generator.embed.weight"
     assert torch.equal(small("mar", generator=both).network.state_dict()[key], 2 * raw["z_proj.weight"])
     assert torch.equal(small("mar", generator=both, averaged=False).network.state_dict()[key], raw["z_proj.weight"])
+    with pytest.warns(UserWarning, match="holds averaged weights under 'ema' as well"):
+        small("llamagen", generator={"model": state("llamagen", "generator"), "ema": state("llamagen", "generator")})
     with pytest.raises(ArgenzooError, match="averaged weights only"):
         small("mar", generator={"model_ema": raw}, averaged=False)
 
@@ -151,6 +154,31 @@ def test_vars_variants_are_told_by_their_keys(shared: bool, qk_norm: bool):
     config = model.recipe.generator.config
     assert (config.shared_adaln, config.qk_norm, config.num_heads) == (shared, qk_norm, 2)
     assert model.generate([1]).isfinite().all()
+
+
+def test_heads_of_var_without_normalisation_can_be_given():
+    generator = official.seeded(official.var(2, SCALES, vocab=64, dim=8, classes=10, qk_norm=False))
+    assert small("var", generator=generator, num_heads=4).recipe.generator.config.num_heads == 4
+
+
+@pytest.mark.parametrize("scales", [4, [4], (4,), [(4, 4)], torch.tensor([4]).numpy()])
+def test_one_grid_in_every_way_of_saying_it(scales: Any):
+    assert small("llamagen", scales=scales, patch_size=1).space.scales == ((4, 4),)
+
+
+def test_a_published_size_at_another_resolution_keeps_heads_and_guidance():
+    model = import_official("llamagen", official.meta(PUBLISHED["llamagen_xl_384"][0]), scales=[16])
+    assert (model.recipe.generator.config.num_heads, model.sampling.guidance.guidance) == (20, 1.75)
+    assert model.recipe.tokenizer.config.image_size == 256
+
+
+@pytest.mark.parametrize("phis", [1, 2, 3, 5])
+def test_vars_tokenizer_with_other_numbers_of_phis(phis: int):
+    tokenizer = import_official(
+        "var", tokenizer=official.seeded(official.var_tokenizer(32, (1, 1, 2), 64, 8, phis)), scales=SCALES
+    ).tokenizer
+    by_the_authors_code = {1: (0, 0, 0, 0), 2: (0, 0, 1, 1), 3: (0, 0, 1, 2), 5: (0, 1, 3, 4)}
+    assert tokenizer.phi_of_scale == by_the_authors_code[phis]
 
 
 def test_vars_buffer_tells_the_scales():
@@ -200,8 +228,13 @@ def test_a_tokenizer_alone_saves_as_a_tokenizers_checkpoint(tmp_path: Path):
 
 
 class Code:
+    """What a pickle would call."""
+
+    def __init__(self, function: Any = os.system, argument: str = "echo never") -> None:
+        self.call = function, (argument,)
+
     def __reduce__(self) -> Any:
-        return os.system, ("echo never",)
+        return self.call
 
 
 def broken(kind: str, folder: Path) -> Path:
@@ -213,8 +246,12 @@ def broken(kind: str, folder: Path) -> Path:
         "page": b"\n<!DOCTYPE html><html>sign in</html>",
         "pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
         "truncated": whole.getvalue()[:100_000],
+        "damaged": whole.getvalue()[:100_000] + bytes(50_000) + whole.getvalue()[150_000:],
         "noise": b"\x80\x02" + bytes(range(200)),
         "empty": b"",
+        "json": b'{"model": 1}',
+        "protocol 4": pickle.dumps({"model": {}, "hook": Code()}, protocol=4),
+        "protocol 0": pickle.dumps({"model": {}, "hook": Code()}, protocol=0),
     }
     if kind in contents:
         path.write_bytes(contents[kind])
@@ -223,7 +260,17 @@ def broken(kind: str, folder: Path) -> Path:
         save_file(state("var", "generator"), path)
         path.write_bytes(path.read_bytes()[:-9])
     elif kind != "missing":
-        saved(path, {"code": {"model": state("var", "generator"), "hook": Code()}, "list": [1, 2], "text": {"a": "b"}}[kind])
+        saved(
+            path,
+            {
+                "code": {"model": state("var", "generator"), "hook": Code()},
+                "eval": {"model": state("var", "generator"), "hook": Code(eval, "print('never')")},
+                "getattr": {"model": state("var", "generator"), "hook": Code(getattr, "x")},
+                "path": {"model": state("var", "generator"), "args": argparse.Namespace(out=Path("x"))},
+                "list": [1, 2],
+                "text": {"a": "b"},
+            }[kind],
+        )
     return path
 
 
@@ -231,6 +278,13 @@ def broken(kind: str, folder: Path) -> Path:
     ("kind", "words"),
     [
         ("code", "is refused: it holds posix.system"),
+        ("eval", "is refused: it holds __builtin__.eval"),
+        ("getattr", "is refused: it holds __builtin__.getattr"),
+        ("path", "is refused: it holds pathlib.PosixPath"),
+        ("protocol 4", "is refused: it holds posix.system"),
+        ("protocol 0", "is refused: it holds posix.system"),
+        ("damaged", "is damaged: download it again"),
+        ("json", "is truncated or no checkpoint: expected a file of torch.save"),
         ("page", "is a web page, not a checkpoint"),
         ("pointer", "is a git-lfs pointer"),
         ("truncated", "is truncated"),
@@ -247,7 +301,7 @@ def test_files_that_are_no_checkpoints(kind: str, words: str, tmp_path: Path, ca
         small("var", generator=broken(kind, tmp_path))
     assert words in str(error.value)
     assert str(tmp_path) in str(error.value)
-    assert "\n" not in str(error.value)
+    assert str(error.value).isprintable()
     assert "never" not in capfd.readouterr().out
 
 
@@ -300,6 +354,11 @@ WRONG: dict[str, tuple[str, Any, str]] = {
         lambda: {"generator": {**state("var", "generator"), "lvl_1L": official.levels((1, 5, 2))}},
         "scales [1, 2, 3, 4] are not those of the state dict: [1, 5, 2]",
     ),
+    "a lone tokenizer's scales": (
+        "var",
+        lambda: {"generator": None, "tokenizer": {"module.quantize.ema_vocab_hit_SV": torch.zeros(3, 64), **state("var", "tokenizer")}},
+        "was trained with 3 scales, the recipe has 4",
+    ),
     "the tokenizer's scales": (
         "var",
         lambda: {"tokenizer": {**state("var", "tokenizer"), "quantize.ema_vocab_hit_SV": torch.zeros(3, 64)}},
@@ -312,6 +371,24 @@ WRONG: dict[str, tuple[str, Any, str]] = {
     "patches of ids": ("var", lambda: {"patch_size": 2}, "patch_size has no effect"),
     "two grids": ("llamagen", lambda: {"scales": [2, 4]}, "has a single grid, give one side"),
     "oblong": ("llamagen", lambda: {"scales": [(2, 4)]}, "expected the sides of square grids"),
+    "a first multiplier": ("mar", lambda: {"tokenizer": official.seeded(official.kl(32, (2, 2, 2), 8))}, "the first multiplier must be 1"),
+    "mixed devices": (
+        "var",
+        lambda: {"generator": {**state("var", "generator"), "pos_start": torch.empty(1, 1, 128, device="meta")}},
+        "has tensors on the meta device among real ones",
+    ),
+    "no name": ("var", lambda: {"generator": {**state("var", "generator"), "a\nb": torch.ones(1)}}, "has a key that is no name: 'a?b'"),
+    "levels of nonsense": (
+        "var",
+        lambda: {"generator": {**state("var", "generator"), "lvl_1L": -torch.ones(1, 30)}},
+        "lvl_1L should hold each position's scale",
+    ),
+    "no file": ("var", lambda: {"generator": 5}, "expected a file or a state dict, got a int"),
+    "no recipe": ("var", lambda: {"recipe": 5}, "recipe: expected a name, a file or a Recipe, got a int"),
+    "half a side": ("llamagen", lambda: {"scales": [1.5]}, "expected the sides of square grids"),
+    "sides of nothing": ("llamagen", lambda: {"scales": [None]}, "expected the sides of square grids"),
+    "no heads": ("mar", lambda: {"num_heads": 0}, "num_heads: expected a whole number from 1 on, got 0"),
+    "heads in words": ("mar", lambda: {"num_heads": "two"}, "num_heads: expected a whole number from 1 on, got 'two'"),
     "another recipe": ("var", lambda: {"recipe": "var_d16"}, "the weights do not fit recipe 'var_d16'"),
     "unknown recipe": ("var", lambda: {"recipe": "var_d17"}, "unknown recipe 'var_d17'; did you mean 'var_d1"),
     "nothing": ("var", lambda: {"generator": None, "tokenizer": None}, "nothing to import"),
@@ -325,7 +402,28 @@ def test_what_does_not_fit(case: str):
     with pytest.raises(ArgenzooError) as error:
         small(family, **changes())
     assert words in str(error.value)
-    assert "\n" not in str(error.value)
+    assert str(error.value).isprintable()
+
+
+@pytest.mark.parametrize("family", TOLD)
+@pytest.mark.parametrize("kind", ["generator", "tokenizer"])
+def test_no_key_is_optional_and_no_shape_leaks(family: str, kind: str):
+    """Some thirty tensors, each left out and each wrong in one way: one clear line."""
+    whole, other = state(family, kind), "tokenizer" if kind == "generator" else "generator"
+    told = TOLD[family] if kind == "generator" else {"num_heads": None, "scales": TOLD[family].get("scales", [4])}
+    for number, key in enumerate(list(whole)[:: len(whole) // 30 + 1]):
+        tensor = whole[key]
+        wrong = [("empty", {key: tensor[:0]}), ("scalar", {key: tensor.sum()}), ("twice", {f"module.{key}": tensor})]
+        wrong += [
+            ("ids", {key: tensor.long()}),
+            ("sparse", {key: tensor.to_sparse()}),
+            ("thrice as many", {key: tensor.repeat(3, *tensor.shape[1:])}),
+        ]
+        oddity, change = wrong[number % len(wrong)]
+        for weights in (without(whole, key), {**whole, **change}):
+            with pytest.raises(ArgenzooError) as error:
+                small(family, **{kind: weights, other: None, **told})
+            assert str(error.value).isprintable(), (key, oddity)
 
 
 def test_the_recipes_that_do_fit_are_named():

@@ -38,7 +38,17 @@ def test_what_diffusers_asks_of_a_pipeline():
     assert list(pipe.components) == ["model"]
     assert pipe.to("cpu").device.type == "cpu"
     assert pipe.dtype == torch.float32
-    assert pipe.to(torch.float64).model.dtype == torch.float64
+    with pytest.raises(ArgenzooError, match=r"weights are torch\.bfloat16: keep them in float32"):
+        pipe.to(torch.bfloat16)(class_labels=[1])
+
+
+def test_progress(capfd: pytest.CaptureFixture[str]):
+    pipe = ARPipeline(tiny_model("fruit_mar"))
+    pipe(class_labels=[1])
+    assert "5/5" in capfd.readouterr().err
+    pipe.set_progress_bar_config(disable=True)
+    pipe(class_labels=[1])
+    assert "5/5" not in capfd.readouterr().err
 
 
 def test_guidance_output_types_and_one_label():
@@ -72,6 +82,11 @@ def test_steps_that_have_no_effect_are_told():
         ({"class_labels": [1], "output_type": "jpeg"}, "output_type 'jpeg' is none of pil, np, pt"),
         ({"class_labels": [1], "num_inference_steps": 99}, "num_steps 99 is more than the 16 tokens"),
         ({"class_labels": [1], "sampling": {"head.steps": 2}}, "unknown key"),
+        ({"class_labels": [1], "sampling": {"order.num_steps": 2}, "num_inference_steps": 3}, "give one of the two"),
+        ({"class_labels": ["red"]}, "labels must be whole numbers in one list"),
+        ({"class_labels": "red"}, "labels must be whole numbers in one list"),
+        ({"class_labels": [1], "guidance_scale": float("nan")}, "guidance must be finite and not negative"),
+        ({"class_labels": [1], "guidance_scale": -1.0}, "guidance must be finite and not negative"),
     ],
 )
 def test_bad_input(arguments: dict, words: str):

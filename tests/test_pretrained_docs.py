@@ -19,6 +19,10 @@ TABLE = {cells[0].strip(" `"): [cell.strip() for cell in cells] for cells in ROW
 RAMPS = {"constant": "", "step": " by step", "revealed": " by revealed tokens"}
 
 
+def test_no_row_is_stale():
+    assert sorted(TABLE) == list_models(pretrained=True)
+
+
 @pytest.mark.parametrize("name", list_models(pretrained=True))
 def test_every_published_model_has_its_row(name: str):
     recipe = load_recipe(name)
@@ -30,6 +34,8 @@ def test_every_published_model_has_its_row(name: str):
     assert setting.split(", ")[0] == f"guidance {guidance.guidance:g}{RAMPS[guidance.ramp]}"
     for word, value in {"top-k": getattr(head, "top_k", None), "top-p": getattr(head, "top_p", None)}.items():
         assert (f"{word} {value}" in setting) is (value is not None)
+    for steps in (getattr(recipe.sampling.order, "num_steps", None), getattr(head, "num_steps", None)):
+        assert steps is None or f"{steps} " in setting
     assert f"argenzoo sample {name}" in command or recipe.conditioner.name == "text_features"
     published = recipe.pretrained.generator
     assert file == f"`{published.repo}/{published.file}`" + (" *" if published.sha256 else "")

@@ -11,6 +11,7 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 
 from argenzoo.checkpoint import RECIPE
+from argenzoo.errors import ArgenzooError
 from argenzoo.model import ARModel
 from argenzoo.recipe import Recipe
 from argenzoo.versions import about
@@ -34,8 +35,11 @@ def write_card(model: ARModel, folder: Path, license: str | None, origins: dict[
     grid = None if weights is None else picture_of(weights)
     if grid is not None:
         shutil.copyfile(grid, folder / PICTURE)
+    found = {} if weights is None else metrics_of(weights)
+    if found:
+        (folder / METRICS).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     picture = "" if grid is None else f"![samples]({PICTURE})"
-    sections = [headline(model, origins), picture, usage(model, repo), facts(model), "" if weights is None else scores(weights)]
+    sections = [headline(model, origins), picture, usage(model, repo), facts(model), f"## Metrics\n\n{table(found)}" if found else ""]
     ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(part for part in sections if part) + "\n").save(folder / CARD)
 
 
@@ -90,20 +94,20 @@ def facts(model: ARModel) -> str:
     return "## Facts\n\n" + table(rows) + "\n\nEvery setting is in `recipe.yaml`."
 
 
-def scores(weights: Path) -> str:
-    found = metrics_of(weights)
-    return f"## Metrics\n\n{table(found)}" if found else ""
-
-
 def table(rows: dict[str, Any]) -> str:
-    return "\n".join(["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows.items())])
+    return "\n".join(["| | |", "|---|---|", *(f"| {cell(key)} | {cell(value)} |" for key, value in rows.items())])
+
+
+def cell(value: Any) -> str:
+    """One that can't break the table."""
+    return " ".join(str(value).split()).replace("|", "\\|")
 
 
 def metrics_of(weights: Path) -> dict[str, Any]:
     """Of a checkpoint's weights: ``metrics.json`` beside its recipe, and the run's held-out figures at that step."""
     folder, found = weights.parent, {}
     if (folder / RECIPE).is_file() and (folder / METRICS).is_file():
-        found.update(json.loads((folder / METRICS).read_text(encoding="utf-8")))
+        found.update(read_metrics(folder / METRICS))
     step, log = step_of(folder), folder.parent / "log.jsonl"
     if step is not None and log.is_file():
         entries = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
@@ -111,6 +115,14 @@ def metrics_of(weights: Path) -> dict[str, Any]:
         figures = {key: value for key, value in (at[-1] if at else {}).items() if key.startswith("held_out_") and "/" not in key}
         found.update({f"{key} (step {step:,})": f"{value:.4g}" for key, value in figures.items() if value is not None})
     return found
+
+
+def read_metrics(path: Path) -> dict[str, Any]:
+    """Name -> value. Raises ArgenzooError where the file is no such thing."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError):
+        raise ArgenzooError(f'{path} is no JSON object of metrics, such as {{"FID": 2.5}}') from None
 
 
 def picture_of(weights: Path) -> Path | None:

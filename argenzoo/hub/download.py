@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
+from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_download, hf_hub_url, snapshot_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -28,7 +28,7 @@ from argenzoo.published import HubFile
 
 RECIPE = "recipe.yaml"
 CONNECT = "connect, unset HF_HUB_OFFLINE, or set HF_ENDPOINT or HF_HOME to where it is"
-OURS = [RECIPE, "*.json", "model*.safetensors", "ema*.safetensors", "tokenizer*.safetensors"]  # what is read of a repository
+OURS = [RECIPE, "*.json", "samples.png", "model*.safetensors", "ema*.safetensors", "tokenizer*.safetensors"]  # what is read of a repository
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,14 @@ def file_of(wanted: HubFile) -> Path:
 
 
 def commit_of(wanted: HubFile) -> str:
-    """The commit that a revision stands for now; one that is named in full need not be asked for."""
+    """The commit that a revision stands for now; one that is named in full need not be asked for. Raises as ``file_of`` does."""
     if re.fullmatch(r"[0-9a-f]{40}", wanted.revision):
         return wanted.revision
-    return file_of(wanted).parents[len(Path(wanted.file).parts) - 1].name
+    try:
+        commit = get_hf_file_metadata(hf_hub_url(wanted.repo, wanted.file, revision=wanted.revision)).commit_hash
+    except failures():
+        commit = None
+    return commit or file_of(wanted).parents[len(Path(wanted.file).parts) - 1].name  # offline the cache may know
 
 
 def repository(name: str, access: Access | None = None) -> Path:
@@ -66,6 +70,7 @@ def repository(name: str, access: Access | None = None) -> Path:
         raise ArgenzooError(f"'{name}' is no folder here, and no repository's name: expected OWNER/NAME")
     with explained(name, how["revision"] or "main", RECIPE):
         hf_hub_download(name, RECIPE, **how)  # asked for alone, since a snapshot may lack it
+    with explained(name, how["revision"] or "main", "weights"):
         return Path(snapshot_download(name, allow_patterns=OURS, **how))
 
 
@@ -83,7 +88,7 @@ SAID: list[tuple[type[Exception], str]] = [  # the first that fits
     (EntryNotFoundError, "repository {repo} has no file {file}{hint}"),
     (HFValidationError, NO_NAME),
     (HfHubHTTPError, "the Hub would not give {repo}/{file}: {error}"),
-    (Exception, "{repo}/{file} could not be downloaded ({error}); what has arrived is kept: try again"),
+    (Exception, "{repo}/{file} could not be downloaded ({error}): try again"),
 ]
 
 
@@ -92,7 +97,8 @@ def explained(repo: str, revision: str, file: str) -> Iterator[None]:
     """A download's errors as one line that says what to do."""
     try:
         yield
-    except failures() as error:
+    except failures() as raised:
+        error = raised.__cause__ if type(raised) is ValueError and isinstance(raised.__cause__, Exception) else raised  # of force_download
         words = {"repo": repo, "revision": revision, "file": file, "error": one_line(error), "why": unreached(error)}
         words["hint"] = nearest(repo, revision, file) if isinstance(error, EntryNotFoundError) else ""
         raise ArgenzooError(next(text for kind, text in SAID if isinstance(error, kind)).format(**words)) from None
@@ -101,7 +107,7 @@ def explained(repo: str, revision: str, file: str) -> Iterator[None]:
 def failures() -> tuple[type[Exception], ...]:
     """Of a request: huggingface_hub's, and its HTTP library's, which it lets through (httpx's are no OSError)."""
     libraries: list[Any] = [sys.modules[name] for name in ("httpx", "httpx2") if name in sys.modules]
-    return (OSError, EntryNotFoundError, HFValidationError, *(library.HTTPError for library in libraries))
+    return (OSError, ValueError, EntryNotFoundError, *(library.HTTPError for library in libraries))
 
 
 @contextmanager
@@ -126,7 +132,7 @@ def unreached(error: BaseException) -> str:
     """Whether the Hub was not asked, or did not answer."""
     if isinstance(error, OfflineModeIsEnabled) or constants.HF_HUB_OFFLINE:
         return "HF_HUB_OFFLINE is set"
-    return f"the Hub can't be reached ({one_line(error.__cause__ or error)})"
+    return f"the Hub did not give it ({one_line(error.__cause__ or error)})"
 
 
 def nearest(repo: str, revision: str, file: str) -> str:

@@ -12,17 +12,17 @@ from typing import Any
 from huggingface_hub import HfApi
 
 from argenzoo.build import build_model
-from argenzoo.checkpoint import MODEL, RECIPE, TOKENIZER, flush
+from argenzoo.checkpoint import MODEL, RECIPE, STATE, TOKENIZER, flush
 from argenzoo.errors import ArgenzooError
-from argenzoo.hub.card import PICTURE, write_card
+from argenzoo.hub.card import METRICS, PICTURE, write_card
 from argenzoo.hub.download import Access, refused, repository
 from argenzoo.model import ARModel
 from argenzoo.recipe import Recipe
 from argenzoo.versions import about
-from argenzoo.weights import SHARD, read_about, save_weights, sha256, there
+from argenzoo.weights import SHARD, emptied, origin, save_weights, sha256
 
 PARTS = ("network", "tokenizer")
-OURS = [RECIPE, "README.md", PICTURE, "model*.safetensors*", "tokenizer*.safetensors*"]  # what ``save`` writes
+OURS = [RECIPE, "README.md", PICTURE, METRICS, *(f"{stem}*.safetensors*" for stem in ("model", "ema", "tokenizer"))]  # of a saved model
 OF_THIS_MACHINE = ("path", "held_out_path", "cache")  # of the data section; a recipe that is shared says nothing of them
 
 
@@ -55,24 +55,32 @@ def save(
     Raises:
         ArgenzooError: ``folder`` holds a checkpoint, or the model has no tokenizer or no recipe.
     """
-    target = Path(folder)
+    target = free(folder, overwrite)
     model.require("tokenizer")
     if model.recipe is None:
         raise ArgenzooError("this model has no recipe, which a checkpoint is built from: make it with build_model")
-    if target.exists() and not target.is_dir():
-        raise ArgenzooError(f"{target} is a file: name a folder")
-    if written_in(target) and not overwrite:
-        raise ArgenzooError(f"{target} holds a checkpoint already: choose another folder, or overwrite")
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as temporary:
-        write(model, Path(temporary), license, shard_size, repo)
-        exchange(Path(temporary), target)
+    with emptied(target.with_name(f".{target.name}.saving")) as new:
+        write(model, new, license, shard_size, repo)
+        exchange(new, target)
+    return target
+
+
+def free(folder: str | Path, overwrite: bool) -> Path:
+    """A folder that may be written to. Raises ArgenzooError where it is none, or holds what must not be lost."""
+    target = Path(folder).absolute()
+    if not str(folder).strip() or (target.exists() and not target.is_dir()):
+        raise ArgenzooError(f"'{folder}' is {'a file' if str(folder).strip() else 'empty'}: name a folder")
+    if (target / STATE).exists() or any(target.glob("step_*")):
+        raise ArgenzooError(f"{target} holds a training: choose another folder")
+    if written_in(target) and not overwrite:
+        raise ArgenzooError(f"{target} holds a checkpoint already, or files of its names: choose another folder, or overwrite")
     return target
 
 
 def write(model: ARModel, folder: Path, license: str | None, shard_size: str, repo: str | None) -> None:  # noqa: A002
     """Weights, card and recipe into an empty folder."""
-    origins = {part: origin(model, part) for part in PARTS}
+    origins = {part: origin(model.sources[part]) if part in model.sources else {} for part in PARTS}
     recipe = write_weights(model, folder, shard_size, origins)
     write_card(model, folder, license, origins, repo)
     (folder / RECIPE).write_text(recipe.yaml(), encoding="utf-8")
@@ -107,17 +115,6 @@ def write_weights(model: ARModel, target: Path, shard_size: str, origins: dict[s
     return replace(recipe, tokenizer=tokenizer, sampling=model.sampling)
 
 
-def origin(model: ARModel, part: str) -> dict[str, str]:
-    """For the metadata: the file that a part's weights came from, and its hash. A converted file says where it is from itself."""
-    path = model.sources.get(part)
-    if path is None or not there(path):
-        return {}
-    known = read_about(path) if path.suffix == ".safetensors" else {}
-    if "source_sha256" in known:
-        return {"source": known.get("source", ""), "source_sha256": known["source_sha256"]}
-    return {"source": "/".join(path.parts[-2:]), "source_sha256": sha256(path)}
-
-
 def shareable(recipe: Recipe) -> Recipe:
     """Without the paths of the machine that it was trained on, and without a claim to be the published weights."""
     clean = replace(recipe, tokenizer=replace(recipe.tokenizer, weights=None, sha256=None), pretrained=None)
@@ -131,7 +128,7 @@ def push(save_into: Callable[[str], Any], repo: str, upload: Upload) -> str:
     """Create the repository where there is none, and upload in one commit what ``save_into`` puts into a folder.
 
     Returns:
-        The commit's address.
+        The address of the commit, or of the pull request.
 
     Raises:
         ArgenzooError: no token, no right to write, a name that can't be.
@@ -142,7 +139,7 @@ def push(save_into: Callable[[str], Any], repo: str, upload: Upload) -> str:
         save_into(folder)
         with refused(repo):
             name = api.create_repo(repo, private=upload.private, exist_ok=True).repo_id
-            commit = api.upload_folder(
+            commit: Any = api.upload_folder(
                 repo_id=name,
                 folder_path=folder,
                 commit_message=upload.commit_message,
@@ -150,7 +147,7 @@ def push(save_into: Callable[[str], Any], repo: str, upload: Upload) -> str:
                 create_pr=upload.create_pr,
                 delete_patterns=OURS,  # what an earlier push left, shards above all
             )
-    return str(commit)
+    return str(commit.pr_url or commit)
 
 
 def load(source: str | Path, overrides: dict[str, Any] | None, device: Any, access: Access) -> ARModel:

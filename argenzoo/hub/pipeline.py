@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from argenzoo.grids import to_uint8
 from argenzoo.hub.download import Access
 from argenzoo.hub.hosting import Upload, load, push, save
 from argenzoo.model import ARModel
+from argenzoo.protocols import Progress
 
 INDEX = "model_index.json"
 OUTPUTS = ("pil", "np", "pt")
@@ -54,13 +56,18 @@ class ARPipeline(DiffusionPipeline):
         Raises:
             ArgenzooError: a label out of range, an unknown or impossible option.
         """
+        self.model.require("tokenizer", "network")
         if output_type not in OUTPUTS:
             raise ArgenzooError(f"output_type '{output_type}' is none of {', '.join(OUTPUTS)}")
         if (class_labels is None) == (condition is None):
             raise ArgenzooError("give either class_labels or condition")
         labels = [class_labels] if isinstance(class_labels, int) else class_labels
-        options = {**steps_for(self.model, num_inference_steps), **(sampling or {})}
-        pictures = self.model.generate(labels if condition is None else condition, guidance_scale, seed, sampling=options)
+        options = steps_for(self.model, num_inference_steps)
+        if twice := options.keys() & (sampling or {}).keys():
+            raise ArgenzooError(f"num_inference_steps is {min(twice)} here: give one of the two")
+        what = labels if condition is None else condition
+        with self.progress_bar(total=1) as bar:
+            pictures = self.model.generate(what, guidance_scale, seed, sampling={**options, **(sampling or {})}, watch=shown_on(bar))
         images = as_images(pictures, output_type)
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
@@ -110,6 +117,16 @@ def steps_for(model: ARModel, steps: int | None) -> dict[str, Any]:
         kind = model.recipe.generator.name
         warnings.warn(f"num_inference_steps has no effect: the steps of generator '{kind}' are those of its tokens", stacklevel=4)
     return {}
+
+
+def shown_on(bar: Any) -> Callable[[Progress], None]:
+    """A watcher that moves a progress bar, a step of the generator at a time."""
+
+    def watch(progress: Progress) -> None:
+        bar.total = progress.steps
+        bar.update(1)
+
+    return watch
 
 
 def as_images(pictures: torch.Tensor, output_type: str) -> Any:

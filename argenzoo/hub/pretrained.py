@@ -18,13 +18,14 @@ from argenzoo.errors import ArgenzooError, suggestion
 from argenzoo.hub.download import commit_of, file_of
 from argenzoo.hub.official.families import family_of
 from argenzoo.hub.official.importing import fill_tokenizer, filled
-from argenzoo.hub.official.layouts import IGNORED, LLAMAGEN, MAR, RESHAPED, TRUNK, VAR
+from argenzoo.hub.official.layouts import IGNORED, JOINED, LLAMAGEN, MAR, RESHAPED, TRUNK, VAR
 from argenzoo.hub.official.reading import Weights
+from argenzoo.hub.official.resolve import check_scales
 from argenzoo.model import ARModel
 from argenzoo.published import HubFile, Pretrained
 from argenzoo.recipe import Recipe, list_models
 from argenzoo.versions import about
-from argenzoo.weights import read_about, read_weights, save_weights, sha256
+from argenzoo.weights import emptied, read_about, save_weights, sha256
 
 
 def published(recipe: Recipe) -> ARModel:
@@ -39,6 +40,7 @@ def published(recipe: Recipe) -> ARModel:
     if section.caution is not None:
         warnings.warn(f"{recipe.name}: {section.caution}", stacklevel=3)
     network, codes = converted(section.generator, section.family, "generator"), converted(section.tokenizer, section.family, "tokenizer")
+    check_scales(recipe, network, codes)
     return filled(recipe, network, codes)
 
 
@@ -47,7 +49,9 @@ def published_tokenizer(recipe: Recipe) -> Any:
     section = section_of(recipe)
     with torch.device("meta"):
         tokenizer = make_tokenizer(recipe.tokenizer)
-    fill_tokenizer(tokenizer, recipe.tokenizer, converted(section.tokenizer, section.family, "tokenizer"))
+    codes = converted(section.tokenizer, section.family, "tokenizer")
+    check_scales(recipe, None, codes)
+    fill_tokenizer(tokenizer, recipe.tokenizer, codes)
     return tokenizer
 
 
@@ -63,20 +67,25 @@ def converted(file: HubFile, family: str, kind: str) -> Weights:
     Raises:
         ArgenzooError: the download fails, another SHA-256 than the recipe says, or see ``import_official``.
     """
-    folder = cached_assets_path("argenzoo", file.repo.replace("/", "--"), commit_of(file))
-    target = folder / f"{file.file.replace('/', '--')}.{layout()}.safetensors"
-    with WeakFileLock(target.with_suffix(".lock")):
-        if not whole(target):
-            convert(file, file_of(file), family, kind, target)
+    commit = commit_of(file)
+    target = cached_assets_path("argenzoo", file.repo.replace("/", "--"), commit) / f"{file.file.replace('/', '--')}.{layout()}.safetensors"
+    if not whole(target):
+        try:
+            with WeakFileLock(target.with_suffix(".lock")):
+                if not whole(target):
+                    convert(file, file_of(file), family, kind, target)
+        except PermissionError:
+            tqdm.write(f"{target.parent} can't be written to: reading the download itself", file=sys.stderr)
+            return Weights.read(family_of(family), kind, right(file, file_of(file))[0])
     made_from = read_about(target)["source_sha256"]
     if file.sha256 is not None and made_from != file.sha256:
         raise ArgenzooError(f"{wrong(file, made_from)}; {target} was made from it: delete that")
-    return Weights(read_weights(target), file.address, target)
+    return Weights.converted(target, file.address)
 
 
 def layout() -> str:
     """Changes when a table of renames does, so that older conversions are made again."""
-    return f"{zlib.crc32(repr((TRUNK, LLAMAGEN, VAR, MAR, IGNORED, RESHAPED)).encode()):08x}"
+    return f"{zlib.crc32(repr((TRUNK, LLAMAGEN, VAR, MAR, IGNORED, JOINED, RESHAPED)).encode()):08x}"
 
 
 def whole(target: Path) -> bool:
@@ -89,17 +98,20 @@ def whole(target: Path) -> bool:
 
 def convert(file: HubFile, path: Path, family: str, kind: str, target: Path) -> None:
     """Check the hash, rename, and write in one piece: what has the final name is whole."""
+    path, digest = right(file, path)
+    tqdm.write(f"converting {file.address} ({path.stat().st_size / 1e9:.2f} GB), once", file=sys.stderr)
+    weights = Weights.read(family_of(family), kind, path)
+    with emptied(target.with_suffix(".converting")) as folder:
+        save_weights(folder / target.name, weights.state, {**about(), **weights.about, "source": file.address, "source_sha256": digest})
+        (folder / target.name).replace(target)
+
+
+def right(file: HubFile, path: Path) -> tuple[Path, str]:
+    """The download and its SHA-256. Raises ArgenzooError where it is not what the recipe says."""
     digest = sha256(path)
     if file.sha256 is not None and digest != file.sha256:
         raise ArgenzooError(f"{wrong(file, digest)}; delete {path.resolve()} and try again")
-    tqdm.write(f"converting {file.address} ({path.stat().st_size / 1e9:.2f} GB), once", file=sys.stderr)
-    weights = Weights.read(family_of(family), kind, path)
-    temporary = target.with_suffix(".tmp")  # of a conversion that was killed, where it is there: the lock is ours
-    try:
-        save_weights(temporary, weights.state, {**about(), "source": file.address, "source_sha256": digest})
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    return path, digest
 
 
 def wrong(file: HubFile, digest: str) -> str:

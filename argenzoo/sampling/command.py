@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from argenzoo.build import build_model, find
+from argenzoo.build import assemble, build_model, find, make_tokenizer
 from argenzoo.device import checked_device
 from argenzoo.errors import ArgenzooError, suggestion
 from argenzoo.grids import save_grid, save_png, to_uint8
 from argenzoo.model import ARModel
 from argenzoo.versions import about
-from argenzoo.weights import read_about, sha256
+from argenzoo.weights import origin, read_about, sha256
 
 COLD = 0.01  # of the first weights in an average
 PICTURES = "[0-9]*_class[0-9]*.png"
@@ -56,15 +56,18 @@ def sample(
     recipe, source = find(checkpoint)
     if source is None and (recipe.pretrained is None or recipe.pretrained.generator is None):
         raise ArgenzooError(f"'{checkpoint}' is a recipe without published weights: train it first, then sample from its run folder")
-    model = build_model(recipe if source is None else source, device=checked_device(device), pretrained=source is None)
-    warn_if_cold(model.sources["network"])
-    chosen = labels_of(model, classes)
+    if not str(out).strip() or (num is not None and num < 1):
+        raise ArgenzooError(f"--num must be at least 1, got {num}" if str(out).strip() else "--out is empty: name a folder")
+    with torch.device("meta"):  # what the recipe alone decides is checked before a long download
+        draft = assemble(recipe, make_tokenizer(recipe.tokenizer))
+    chosen = labels_of(draft, classes)
     count = 4 * len(chosen) if num is None else num
-    if count < 1:
-        raise ArgenzooError(f"--num must be at least 1, got {count}")
     labels = [chosen[i % len(chosen)] for i in range(count)]
-    model.sampling = model.sampling.override({**(sampling or {}), **({} if guidance is None else {"guidance": guidance})})
-    model.check(model.sampling)
+    options = draft.sampling.override({**(sampling or {}), **({} if guidance is None else {"guidance": guidance})})
+    draft.check(options)
+    model = build_model(recipe if source is None else source, device=checked_device(device), pretrained=source is None)
+    model.sampling = options
+    warn_if_cold(model.sources["network"])
     folder.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
     pictures = sample_all(model, labels, seed, batch)
@@ -92,7 +95,7 @@ def how_made(model: ARModel, checkpoint: str | Path, folder: Path | None) -> dic
     """What a picture depends on besides seed and label: recipe, weights, options, rounding, software. Without a ``folder`` the
     weights are published ones, named as the Hub does."""
     if folder is None:
-        network, tokenizer = (read_about(model.sources[part]) for part in ("network", "tokenizer"))
+        network, tokenizer = (origin(model.sources[part]) for part in ("network", "tokenizer"))
         weights = {"weights": network["source"], "weights_sha256": network["source_sha256"]}
         weights |= {"tokenizer_sha256": tokenizer["source_sha256"]}
     else:

@@ -13,7 +13,7 @@ from argenzoo.registry import Config
 class AutoencoderConfig(Config):
     """Sizes of the trunk. ``multipliers`` (1,1,2,2,4) downsample 16 times, (1,2,2,4) 8 times."""
 
-    image_size: int = Field(256, ge=8)
+    image_size: int = Field(256, ge=1)
     channels: int = Field(128, ge=8, description="of the first level")
     groups: int = Field(32, ge=1, description="of every GroupNorm; one channel a group would lose the picture's mean colour")
     multipliers: tuple[int, ...] = Field((1, 1, 2, 2, 4), min_length=1)

@@ -22,10 +22,11 @@ PHI_OF_TEN_SCALES = (0, 0, 1, 1, 1, 2, 2, 3, 3, 3)  # the choice lies on exact t
 
 
 def phi_of_scale(num_scales: int, num_phi: int) -> tuple[int, ...]:
-    """Which of the shared phi convolutions each scale uses: the nearest of ``num_phi`` evenly spaced ticks."""
+    """Which of the shared phi convolutions each scale uses: the nearest of ``num_phi`` evenly spaced ticks, the outermost a third of
+    a tick's share from the ends where there are four, half of it otherwise (VAR's code)."""
     if (num_scales, num_phi) == (10, 4):
         return PHI_OF_TEN_SCALES
-    margin = 1 / 3 / num_phi
+    margin = 1 / (3 if num_phi == 4 else 2) / num_phi
     ticks = np.linspace(margin, 1 - margin, num_phi)
     return tuple(int(np.argmin(np.abs(ticks - k / (num_scales - 1)))) for k in range(num_scales))
 

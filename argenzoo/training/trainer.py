@@ -14,7 +14,6 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType, InitProcessGroupKwargs, broadcast_object_list, gather_object
-from safetensors import SafetensorError
 from torch import Tensor
 
 from argenzoo.checkpoint import BEST, checkpoints, note_best, prune, step_name
@@ -253,7 +252,7 @@ class Trainer:
         if self.accelerator.is_main_process:
             try:
                 save(self.out / step_name(step), self.recipe, self.task, self.players, state)
-            except (OSError, RuntimeError, SafetensorError) as error:  # what a full disk is to Python, torch and safetensors
+            except (OSError, RuntimeError) as error:  # what a full disk is to Python, and to torch
                 text = str(error).splitlines()[0]
                 raise ArgenzooError(f"the checkpoint of step {step} can't be saved ({text}). {self._last_good()}") from error
         self.accelerator.wait_for_everyone()

@@ -5,7 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from argenzoo.errors import ArgenzooError, suggestion
-from argenzoo.hub.official.layouts import IGNORED, LLAMAGEN, MAR, TRUNK, VAR, State, Table, kept, network_state, tokenizer_state
+from argenzoo.hub.official.layouts import (
+    IGNORED,
+    JOINED,
+    LLAMAGEN,
+    MAR,
+    TRUNK,
+    VAR,
+    State,
+    Table,
+    joined,
+    kept,
+    network_state,
+    tokenizer_state,
+)
 
 KINDS = ("generator", "tokenizer")
 CONVERT = {"generator": network_state, "tokenizer": tokenizer_state}
@@ -21,6 +34,7 @@ class Family:
         marks: a key that a generator, or tokenizer, of this family has, by kind.
         never: a key that none of them has.
         templates: by conditioner, the recipe that says what neither file nor caller does.
+        head_width: of an attention head, where the family fixes it; heads are counted from it where the file does not tell.
     """
 
     name: str
@@ -29,17 +43,26 @@ class Family:
     marks: dict[str, str]
     templates: dict[str, str]
     never: str | None = None
+    head_width: int | None = None
 
     def ours(self, kind: str, state: State, what: str) -> State:
-        """Official keys -> ours. Raises ArgenzooError where the file is another family's or kind's, and says whose."""
-        state = kept(state, IGNORED[self.name])
+        """Official keys -> ours. Raises ArgenzooError where the file is another family's or kind's, and says whose; and where tensors
+        have shapes that can't be."""
+        try:
+            state = kept(state, IGNORED[self.name])
+            self.check(kind, state, what)
+            whole = joined(state, JOINED.get(self.name, {})) if kind == "generator" else state
+            return CONVERT[kind](whole, self.tables[kind])
+        except (RuntimeError, IndexError, TypeError) as error:
+            raise ArgenzooError(f"{what} has tensors of shapes that can't be ({' '.join(str(error).split())[:120]})") from None
+
+    def check(self, kind: str, state: State, what: str) -> None:
         found = [(family.name, part) for family in FAMILIES.values() for part in KINDS if family.has(part, state)]
         if found and found[0] != (self.name, kind):
             raise ArgenzooError(f"{what} is {found[0][0]}'s {found[0][1]}, not {self.name}'s {kind}: {advice(found[0], self.name)}")
         if not found:
             keys = ", ".join(sorted(state)[:3])
             raise ArgenzooError(f"{what} is no {kind} of {self.name}: it has no {self.marks[kind]}, but {keys}, ...")
-        return CONVERT[kind](state, self.tables[kind])
 
     def has(self, kind: str, state: State) -> bool:
         """Whether the keys are those of this family's ``kind``."""
@@ -62,6 +85,7 @@ FAMILIES = {
             {"generator": VAR, "tokenizer": TRUNK},
             {"generator": "pos_1LC", "tokenizer": "quantize.quant_resi.qresi_ls.0.weight"},
             {"class_labels": "var_d16"},
+            head_width=64,
         ),
         Family(
             "mar",
@@ -77,7 +101,7 @@ FAMILIES = {
 
 def family_of(name: str) -> Family:
     """Raises ArgenzooError on an unknown name, with the nearest."""
-    if name not in FAMILIES:
+    if not isinstance(name, str) or name not in FAMILIES:
         raise ArgenzooError(f"unknown family '{name}'{suggestion(str(name), FAMILIES)}")
     return FAMILIES[name]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import torch
 from argenzoo.build import assemble, make_tokenizer
 from argenzoo.errors import ArgenzooError
 from argenzoo.hub.official.families import family_of
-from argenzoo.hub.official.reading import Source, Weights
+from argenzoo.hub.official.pickles import Source
+from argenzoo.hub.official.reading import Weights
 from argenzoo.hub.official.resolve import Scales, resolved
 from argenzoo.model import ARModel
 from argenzoo.recipe import Part, Recipe
@@ -33,7 +35,8 @@ def import_official(
 
     Args:
         family: ``llamagen``, ``var`` or ``mar``.
-        generator, tokenizer: the authors' files or state dicts; the part that is not given is None in the model, and using it raises.
+        generator, tokenizer: the authors' files, or state dicts, whose tensors become the model's own; the part that is not given is
+            None in the model, and using it raises.
         recipe: what shapes can't tell, and the sampling defaults; None: the published recipe that fits, where one does.
         scales: sides of the token grids, coarse to fine; one for a single grid, e.g. ``[24]`` for LlamaGen at 384 px.
         num_heads, patch_size, buffer_size: where neither shapes nor recipe tell them; checked where they do.
@@ -44,10 +47,16 @@ def import_official(
             left over or missing on either side; something that nobody tells.
     """
     kind = family_of(family)
+    if recipe is not None and not isinstance(recipe, str | Path | Recipe):
+        raise ArgenzooError(f"recipe: expected a name, a file or a Recipe, got a {type(recipe).__name__}")
     if generator is None and tokenizer is None:
         raise ArgenzooError(f"nothing to import: give a generator of {family}, a tokenizer, or both")
     named = {"generator.num_heads": num_heads, "generator.buffer_size": buffer_size, "tokenizer.patch_size": patch_size}
     told = {key: value for key, value in named.items() if value is not None}
+    for key, value in told.items():
+        if not hasattr(value, "__index__") or isinstance(value, bool) or value < 1:
+            raise ArgenzooError(f"{key.split('.')[1]}: expected a whole number from 1 on, got {value!r:.40}")
+        told[key] = operator.index(value)
     if generator is None and any(key.startswith("generator.") for key in told):
         raise ArgenzooError(f"{next(iter(told)).split('.')[1]} has no effect: no generator is given")
     network = None if generator is None else Weights.read(kind, "generator", generator, averaged)

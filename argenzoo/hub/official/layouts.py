@@ -21,6 +21,9 @@ IGNORED = {
     "var": (r"quantize\.ema_vocab_hit_SV", r"lvl_1L", r"attn_bias_for_masking", r"blocks\.\d+\.attn\.zero_k_bias"),
     "mar": (),
 }
+JOINED: dict[str, dict[str, tuple[str, ...]]] = {
+    "mar": {"class_emb.weight": ("class_emb.weight", "fake_latent")}
+}  # MAR keeps the null class apart
 WRAPPED = r"^(?:module\.|_orig_mod\.)+"  # DistributedDataParallel and torch.compile put these in front
 
 TRUNK: Table = [
@@ -122,8 +125,18 @@ def renamed(state: State, table: Table) -> State:
 
 def kept(state: State, ignored: tuple[str, ...]) -> State:
     """Without the prefixes of wrappers that the authors' scripts may have saved through, and without ignorable buffers."""
-    plain = {re.sub(WRAPPED, "", key): tensor for key, tensor in state.items()}
+    plain = renamed(state, [(WRAPPED, "")])
     return {key: tensor for key, tensor in plain.items() if not any(re.fullmatch(pattern, key) for pattern in ignored)}
+
+
+def joined(state: State, joins: dict[str, tuple[str, ...]]) -> State:
+    """With tables that the authors keep in parts put together. Raises ArgenzooError where a part is missing."""
+    state = dict(state)
+    for whole, parts in joins.items():
+        if missing := [part for part in parts if part not in state]:
+            raise ArgenzooError(f"{missing[0]} is missing")
+        state[whole] = torch.cat([state.pop(part) for part in parts])
+    return state
 
 
 def tokenizer_state(state: State, table: Table) -> State:
@@ -144,11 +157,7 @@ def tokenizer_state(state: State, table: Table) -> State:
 
 
 def network_state(state: State, table: Table) -> State:
-    """A generator with its condition and head -> the state of an ARNetwork; MAR's null class joins the table of classes."""
-    state = dict(state)
-    null = state.pop("fake_latent", None)
-    if null is not None and "class_emb.weight" in state:
-        state["class_emb.weight"] = torch.cat([state["class_emb.weight"], null])
+    """A generator with its condition and head -> the state of an ARNetwork."""
     return {key: _reshaped(key, tensor) for key, tensor in renamed(state, table).items()}
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from argenzoo.hub.official.reading import Weights
 from argenzoo.hub.official.shapes import Facts, side_of, tokens_of
 from argenzoo.recipe import Recipe, list_models, load_recipe, override, override_order, parse_recipe
 
-Scales = Sequence[int | tuple[int, int]]
+Scales = int | Sequence[int | tuple[int, int]]
+LARGEST = 4096  # tokens a side
 
 
 def resolved(
@@ -32,7 +34,10 @@ def resolved(
     facts = agreed(shapes_of(family, network, codes), named, "arguments")
     asked = recipe if recipe is None or isinstance(recipe, Recipe) else load_recipe(recipe)
     template = asked or load_recipe(family.templates[facts.get("conditioner.name", "class_labels")])
-    refuse(template, {key: value for key, value in facts.items() if key.endswith(".name")}, family)
+    if wrong := differences(template, {key: value for key, value in facts.items() if key.endswith(".name")}):
+        raise ArgenzooError(f"the weights do not fit recipe '{template.name}': {'; '.join(wrong[:3])}")
+    if network is not None and family.head_width is not None:
+        facts.setdefault("generator.num_heads", max(1, facts["generator.dim"] // family.head_width))
     facts |= patches(network, codes, facts, template)
     facts |= grids(network, scales, facts, template)
     if asked is not None:
@@ -41,12 +46,17 @@ def resolved(
         check_scales(chosen, network, codes)
         return chosen
     if network is None:
-        return tokenizer_alone(family, facts, template)
+        chosen = tokenizer_alone(family, facts, template)
+        check_scales(chosen, network, codes)
+        return chosen
     fits = [found for found in candidates(family) if not differences(found, facts)]
     if len(fits) > 1:
         choices = ", ".join(found.name for found in fits)
         raise ArgenzooError(f"{network.what} fits {choices}, and its shapes can't tell which: give recipe, or scales")
-    chosen = fits[0] if fits else of_its_own(family, facts, template, network)
+    grid = ("tokenizer.image_size", "tokenizer.scales")
+    sized = {key: value for key, value in facts.items() if key not in grid}
+    near = [found for found in candidates(family) if not differences(found, sized)]  # a published size at another resolution
+    chosen = fits[0] if fits else of_its_own(family, facts, (near or [template])[0], network, bool(near))
     check_scales(chosen, network, codes)
     return chosen
 
@@ -74,7 +84,7 @@ def agreed(facts: Facts, others: Facts, whose: str) -> Facts:
 def patches(network: Weights | None, codes: Weights | None, facts: Facts, template: Recipe) -> Facts:
     """Channels and patch size where tokens are patches of latents: the generator tells their product, dim p^2."""
     if not hasattr(template.tokenizer.config, "patch_size"):
-        if "tokenizer.patch_size" in facts:
+        if facts.pop("tokenizer.patch_size", 1) != 1:
             raise ArgenzooError(f"patch_size has no effect: tokenizer '{template.tokenizer.name}' has no patches")
         return {}
     width = None if network is None else network.state["generator.embed.weight"].shape[1]
@@ -94,7 +104,7 @@ def patches(network: Weights | None, codes: Weights | None, facts: Facts, templa
 def grids(network: Weights | None, scales: Scales | None, facts: Facts, template: Recipe) -> Facts:
     """Image size and scales, where shapes, buffers or arguments tell them."""
     sides = None if scales is None else square(scales)
-    tokens = None if network is None else tokens_of(network.state)
+    tokens = None if network is None else tokens_of(network.state, network.what)
     if network is not None and network.sides is not None:
         sides = same(sides, network.sides, network.what)
     if tokens is not None and tokens[1] is None:
@@ -111,10 +121,15 @@ def grids(network: Weights | None, scales: Scales | None, facts: Facts, template
 
 def square(scales: Scales) -> tuple[int, ...]:
     """Sides of grids that are given as sides or as (height, width). Raises ArgenzooError where one is not square."""
-    pairs = [tuple(scale) if isinstance(scale, Sequence) else (scale, scale) for scale in scales]
-    if not pairs or any(len(pair) != 2 or pair[0] != pair[1] or pair[0] < 1 for pair in pairs):
-        raise ArgenzooError(f"scales {list(scales)}: expected the sides of square grids, such as [1, 2, 4] or [16]")
-    return tuple(int(pair[0]) for pair in pairs)
+    try:
+        given: list[Any] = list(scales) if isinstance(scales, Iterable) else [scales]
+        pairs = [tuple(scale) if isinstance(scale, Iterable) else (scale, scale) for scale in given]
+        sides = tuple(operator.index(height) for height, width in pairs if height == width and 1 <= height <= LARGEST)
+    except (TypeError, ValueError):
+        given, sides = [], ()
+    if not sides or len(sides) != len(given):
+        raise ArgenzooError(f"scales {scales!s:.80}: expected the sides of square grids, such as [1, 2, 4] or [16]")
+    return sides
 
 
 def same(sides: tuple[int, ...] | None, told: tuple[int, ...], what: str) -> tuple[int, ...]:
@@ -161,10 +176,10 @@ def tokenizer_alone(family: Family, facts: Facts, template: Recipe) -> Recipe:
     return parse_recipe({"name": f"{family.name}_tokenizer", **values})
 
 
-def of_its_own(family: Family, facts: Facts, template: Recipe, network: Weights) -> Recipe:
+def of_its_own(family: Family, facts: Facts, template: Recipe, network: Weights, sized: bool) -> Recipe:
     """The template at these sizes, for sampling alone. Raises ArgenzooError where something is told by nobody."""
     for key, argument in {"generator.num_heads": "num_heads", "tokenizer.image_size": "scales"}.items():
-        if key not in facts:
+        if key not in facts and not (sized and argument == "num_heads"):
             raise ArgenzooError(f"these sizes are no published model's, and shapes can't tell {key}: give {argument}, or recipe")
     values = {key: value for key, value in template.dump().items() if key not in ("data", "train", "pretrained")}
     for key, value in sorted(facts.items(), key=override_order):
@@ -175,7 +190,7 @@ def of_its_own(family: Family, facts: Facts, template: Recipe, network: Weights)
 
 def within(sampling: dict[str, Any], facts: Facts, network: Weights) -> None:
     """The published sampling, kept within what so small a model can do: top-k up to V, at most one token a step."""
-    tokens = tokens_of(network.state)
+    tokens = tokens_of(network.state, network.what)
     if (sampling["head"].get("top_k") or 0) > facts.get("tokenizer.vocab_size", math.inf):
         sampling["head"]["top_k"] = None
     if tokens is not None and (sampling["order"].get("num_steps") or 0) > tokens[0]:
@@ -187,7 +202,7 @@ def check_scales(recipe: Recipe, network: Weights | None, codes: Weights | None)
     scales = list(getattr(recipe.tokenizer.config, "scales", ()))
     if not scales:
         return
-    if network is not None and (told := tokens_of(network.state)) and told != (sum(s * s for s in scales), len(scales)):
+    if network is not None and (told := tokens_of(network.state, network.what)) and told != (sum(s * s for s in scales), len(scales)):
         raise ArgenzooError(
             f"{network.what} has {told[1]} scales of {told[0]} tokens in all, not those of scales {scales}: give its scales"
         )

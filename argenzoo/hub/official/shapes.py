@@ -23,9 +23,10 @@ def sizes(part: str, state: State, what: str) -> Facts:
     """
     try:
         return READERS[part](state)
-    except (KeyError, IndexError, ZeroDivisionError) as error:
-        missing = f": {error.args[0]} is missing" if isinstance(error, KeyError) else ""
-        raise ArgenzooError(f"{what} is no complete checkpoint{missing}") from None
+    except KeyError as error:
+        raise ArgenzooError(f"{what} is no complete checkpoint: {error.args[0]} is missing") from None
+    except (IndexError, ZeroDivisionError, TypeError, ValueError) as error:
+        raise ArgenzooError(f"{what} has tensors of shapes that can't be ({error})") from None
 
 
 def count(state: State, pattern: str) -> int:
@@ -39,6 +40,8 @@ def trunk(state: State) -> Facts:
     channels = state["autoencoder.encoder.conv_in.weight"].shape[0]
     levels = count(state, rf"{re.escape(blocks)}\.(\d+)\.")
     widths = [state[f"{blocks}.{level}.resnets.0.conv2.weight"].shape[0] for level in range(levels)]
+    if widths[0] != channels:
+        raise ArgenzooError(f"the first level has {widths[0]} channels, conv_in {channels}: the first multiplier must be 1")
     return {
         "tokenizer.channels": channels,
         "tokenizer.multipliers": [width // channels for width in widths],
@@ -78,15 +81,19 @@ def raster(state: State) -> Facts:
     return {"generator.dim": dim, "generator.depth": depth, "tokenizer.vocab_size": vocab_size}
 
 
+def ratio(hidden: int, dim: int) -> float:
+    """The mlp_ratio that gives ``hidden`` units again, whatever the rounding."""
+    return hidden / dim if int(dim * (hidden / dim)) == hidden else (hidden + 0.5) / dim
+
+
 def var(state: State) -> Facts:
-    """Heads are 64 wide where no scale a head says how many there are (VAR, section 3)."""
     dim, token_dim = state["generator.embed.weight"].shape
-    scales = state.get("generator.blocks.0.attention.log_scale")
+    scales = state.get("generator.blocks.0.attention.log_scale")  # one a head, with q/k normalisation
     return {
         "generator.dim": dim,
         "generator.depth": count(state, r"generator\.blocks\.(\d+)\."),
-        "generator.num_heads": dim // 64 if scales is None else len(scales),
-        "generator.mlp_ratio": state["generator.blocks.0.mlp.fc1.weight"].shape[0] / dim,
+        **({} if scales is None else {"generator.num_heads": len(scales)}),
+        "generator.mlp_ratio": ratio(state["generator.blocks.0.mlp.fc1.weight"].shape[0], dim),
         "generator.qk_norm": scales is not None,
         "generator.shared_adaln": "generator.shared.linear.weight" in state,
         "tokenizer.vocab_size": state["head.linear.weight"].shape[0],
@@ -99,7 +106,7 @@ def mar(state: State) -> Facts:
     return {
         "generator.dim": dim,
         "generator.depth": count(state, r"generator\.encoder\.(\d+)\.") + count(state, r"generator\.decoder\.(\d+)\."),
-        "generator.mlp_ratio": state["generator.encoder.0.mlp.fc1.weight"].shape[0] / dim,
+        "generator.mlp_ratio": ratio(state["generator.encoder.0.mlp.fc1.weight"].shape[0], dim),
         "generator.buffer_size": len(state["generator.encoder_position"]) - len(state["generator.out_position"]),
     }
 
@@ -116,18 +123,24 @@ READERS: dict[str, Callable[[State], Facts]] = {
     "raster": raster,
     "var": var,
     "mar": mar,
-    "cross_entropy": lambda state: {"head.bias": "head.linear.bias" in state},
+    "cross_entropy": lambda state: {},
     "diffusion": diffusion,
 }
 
 
-def tokens_of(state: State) -> tuple[int, int | None] | None:
-    """(tokens N, scales S or None) of a generator that learns a position for each; None where it does not (RoPE)."""
+def tokens_of(state: State, what: str) -> tuple[int, int | None] | None:
+    """(tokens N, scales S or None) of a generator that learns a position for each; None where it does not (RoPE).
+
+    Raises:
+        ArgenzooError: VAR's level embedding is missing.
+    """
     if "generator.out_position" in state:
         return len(state["generator.out_position"]), None
-    if "generator.position" in state:
-        return len(state["generator.position"]), len(state["generator.level.weight"])
-    return None
+    if "generator.position" not in state:
+        return None
+    if "generator.level.weight" not in state:
+        raise ArgenzooError(f"{what} is no complete checkpoint: generator.level.weight is missing")
+    return len(state["generator.position"]), len(state["generator.level.weight"])
 
 
 def side_of(tokens: int) -> int:
