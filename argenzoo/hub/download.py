@@ -28,7 +28,14 @@ from argenzoo.published import HubFile
 
 RECIPE = "recipe.yaml"
 CONNECT = "connect, unset HF_HUB_OFFLINE, or set HF_ENDPOINT or HF_HOME to where it is"
-OURS = [RECIPE, "*.json", "samples.png", "model*.safetensors", "ema*.safetensors", "tokenizer*.safetensors"]  # what is read of a repository
+WANTED = [
+    RECIPE,
+    "*.json",
+    "samples.png",
+    "model*.safetensors",
+    "ema*.safetensors",
+    "tokenizer*.safetensors",
+]  # what is read of a repository
 
 
 @dataclass(frozen=True)
@@ -71,7 +78,7 @@ def repository(name: str, access: Access | None = None) -> Path:
     with explained(name, how["revision"] or "main", RECIPE):
         hf_hub_download(name, RECIPE, **how)  # asked for alone, since a snapshot may lack it
     with explained(name, how["revision"] or "main", "weights"):
-        return Path(snapshot_download(name, allow_patterns=OURS, **how))
+        return Path(snapshot_download(name, allow_patterns=WANTED, **how))
 
 
 LOG_IN = "log in ('hf auth login', or HF_TOKEN)"

@@ -71,7 +71,7 @@ def free(folder: str | Path, overwrite: bool) -> Path:
     target = Path(folder).absolute()
     if not str(folder).strip() or (target.exists() and not target.is_dir()):
         raise ArgenzooError(f"'{folder}' is {'a file' if str(folder).strip() else 'empty'}: name a folder")
-    if (target / STATE).exists() or any(target.glob("step_*")):
+    if (target / STATE).exists() or any(target.glob(f"step_*/{RECIPE}")):
         raise ArgenzooError(f"{target} holds a training: choose another folder")
     if written_in(target) and not overwrite:
         raise ArgenzooError(f"{target} holds a checkpoint already, or files of its names: choose another folder, or overwrite")

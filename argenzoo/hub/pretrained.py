@@ -62,25 +62,31 @@ def section_of(recipe: Recipe) -> Pretrained:
 
 
 def converted(file: HubFile, family: str, kind: str) -> Weights:
-    """One published file under our keys, mapped from the cache, where it is put the first time, by one process.
+    """One published file under our keys, mapped from the cache, where it is put the first time.
 
     Raises:
         ArgenzooError: the download fails, another SHA-256 than the recipe says, or see ``import_official``.
     """
-    commit = commit_of(file)
-    target = cached_assets_path("argenzoo", file.repo.replace("/", "--"), commit) / f"{file.file.replace('/', '--')}.{layout()}.safetensors"
-    if not whole(target):
-        try:
-            with WeakFileLock(target.with_suffix(".lock")):
-                if not whole(target):
-                    convert(file, file_of(file), family, kind, target)
-        except PermissionError:
-            tqdm.write(f"{target.parent} can't be written to: reading the download itself", file=sys.stderr)
-            return Weights.read(family_of(family), kind, right(file, file_of(file))[0])
+    try:
+        target = place(file, family, kind)
+    except PermissionError as error:
+        tqdm.write(f"the cache can't be written to ({error}): reading the download itself", file=sys.stderr)
+        return Weights.read(family_of(family), kind, right(file, file_of(file))[0])
     made_from = read_about(target)["source_sha256"]
     if file.sha256 is not None and made_from != file.sha256:
         raise ArgenzooError(f"{wrong(file, made_from)}; {target} was made from it: delete that")
     return Weights.converted(target, file.address)
+
+
+def place(file: HubFile, family: str, kind: str) -> Path:
+    """Where the conversion is; it is made by one process, and the others wait. Raises PermissionError where it can't be written."""
+    folder = cached_assets_path("argenzoo", file.repo.replace("/", "--"), commit_of(file))
+    target = folder / f"{file.file.replace('/', '--')}.{layout()}.safetensors"
+    if not whole(target):
+        with WeakFileLock(target.with_suffix(".lock")):
+            if not whole(target):
+                convert(file, file_of(file), family, kind, target)
+    return target
 
 
 def layout() -> str:

@@ -84,7 +84,7 @@ def sample(
 
 def warn_if_cold(weights: Path) -> None:
     """Averaged weights that are still mostly those of the first step make noise, however well the run went (MAR's threads 48 and 105)."""
-    told = read_about(weights).get("ema_share", "0")
+    told = read_about(weights).get("ema_share", "0") if weights.suffix == ".safetensors" else "0"
     share = float(told) if re.fullmatch(r"[01]\.?\d*", told) else 0.0  # anybody's file may say anything
     if share > COLD:
         text = f"warning: {weights} are averaged weights that are still {share:.0%} those of step 1"

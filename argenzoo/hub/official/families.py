@@ -53,10 +53,13 @@ class Family:
             self.check(kind, state, what)
             whole = joined(state, JOINED.get(self.name, {})) if kind == "generator" else state
             return CONVERT[kind](whole, self.tables[kind])
+        except KeyError as error:
+            raise ArgenzooError(f"{what} is no complete checkpoint: {error.args[0]} is missing") from None
         except (RuntimeError, IndexError, TypeError) as error:
             raise ArgenzooError(f"{what} has tensors of shapes that can't be ({' '.join(str(error).split())[:120]})") from None
 
     def check(self, kind: str, state: State, what: str) -> None:
+        """Raises ArgenzooError unless the keys are those of this family's ``kind``."""
         found = [(family.name, part) for family in FAMILIES.values() for part in KINDS if family.has(part, state)]
         if found and found[0] != (self.name, kind):
             raise ArgenzooError(f"{what} is {found[0][0]}'s {found[0][1]}, not {self.name}'s {kind}: {advice(found[0], self.name)}")

@@ -130,11 +130,9 @@ def kept(state: State, ignored: tuple[str, ...]) -> State:
 
 
 def joined(state: State, joins: dict[str, tuple[str, ...]]) -> State:
-    """With tables that the authors keep in parts put together. Raises ArgenzooError where a part is missing."""
+    """With tables that the authors keep in parts put together. Raises KeyError where a part is missing."""
     state = dict(state)
     for whole, parts in joins.items():
-        if missing := [part for part in parts if part not in state]:
-            raise ArgenzooError(f"{missing[0]} is missing")
         state[whole] = torch.cat([state.pop(part) for part in parts])
     return state
 

@@ -43,22 +43,22 @@ def resolved(
     if asked is not None:
         refuse(asked, facts, family)
         chosen = asked if network is not None else Recipe(asked.name, replace(asked.tokenizer, weights=None))
-        check_scales(chosen, network, codes)
-        return chosen
-    if network is None:
-        chosen = tokenizer_alone(family, facts, template)
-        check_scales(chosen, network, codes)
-        return chosen
-    fits = [found for found in candidates(family) if not differences(found, facts)]
-    if len(fits) > 1:
-        choices = ", ".join(found.name for found in fits)
-        raise ArgenzooError(f"{network.what} fits {choices}, and its shapes can't tell which: give recipe, or scales")
-    grid = ("tokenizer.image_size", "tokenizer.scales")
-    sized = {key: value for key, value in facts.items() if key not in grid}
-    near = [found for found in candidates(family) if not differences(found, sized)]  # a published size at another resolution
-    chosen = fits[0] if fits else of_its_own(family, facts, (near or [template])[0], network, bool(near))
+    else:
+        chosen = tokenizer_alone(family, facts, template) if network is None else found(family, facts, template, network)
     check_scales(chosen, network, codes)
     return chosen
+
+
+def found(family: Family, facts: Facts, template: Recipe, network: Weights) -> Recipe:
+    """The published recipe that fits, else one of these sizes. Raises ArgenzooError where several fit."""
+    recipes = candidates(family)
+    fits = [recipe for recipe in recipes if not differences(recipe, facts)]
+    if len(fits) > 1:
+        choices = ", ".join(recipe.name for recipe in fits)
+        raise ArgenzooError(f"{network.what} fits {choices}, and its shapes can't tell which: give recipe, or scales")
+    sized = {key: value for key, value in facts.items() if key not in ("tokenizer.image_size", "tokenizer.scales")}
+    near = [recipe for recipe in recipes if not differences(recipe, sized)]  # a published size at another resolution
+    return fits[0] if fits else of_its_own(family, facts, (near or [template])[0], network, bool(near))
 
 
 def shapes_of(family: Family, network: Weights | None, codes: Weights | None) -> Facts:
