@@ -389,7 +389,11 @@ WRONG: dict[str, tuple[str, Any, str]] = {
     "sides of nothing": ("llamagen", lambda: {"scales": [None]}, "expected the sides of square grids"),
     "no heads": ("mar", lambda: {"num_heads": 0}, "num_heads: expected a whole number from 1 on, got 0"),
     "heads in words": ("mar", lambda: {"num_heads": "two"}, "num_heads: expected a whole number from 1 on, got 'two'"),
-    "another recipe": ("var", lambda: {"recipe": "var_d16"}, "the weights do not fit recipe 'var_d16'"),
+    "a recipe of other parts": (
+        "var",
+        lambda: {"recipe": "mar_b"},
+        "the weights do not fit recipe 'mar_b': tokenizer.name is multiscale_vq",
+    ),
     "unknown recipe": ("var", lambda: {"recipe": "var_d17"}, "unknown recipe 'var_d17'; did you mean 'var_d1"),
     "nothing": ("var", lambda: {"generator": None, "tokenizer": None}, "nothing to import"),
     "of no use": ("mar", lambda: {"generator": None}, "num_heads has no effect: no generator is given"),
@@ -426,9 +430,21 @@ def test_no_key_is_optional_and_no_shape_leaks(family: str, kind: str):
             assert str(error.value).isprintable(), (key, oddity)
 
 
-def test_the_recipes_that_do_fit_are_named():
-    with pytest.raises(ArgenzooError, match=r"generator.dim is 1280 in the weights, 1024 in the recipe.*; they fit var_d20"):
-        import_official("var", official.meta(official.var(20)), recipe="var_d16")
+def test_sizes_are_the_files_and_a_recipe_of_others_is_told():
+    words = r"not of recipe 'var_d16's sizes.*generator.dim is 1280 in the weights, 1024 in the recipe.*; they fit var_d20"
+    with pytest.warns(UserWarning, match=words):
+        model = import_official("var", official.meta(official.var(20)), recipe="var_d16")
+    assert model.recipe.generator.config.depth == 20
+    with pytest.warns(UserWarning, match="not of recipe 'llamagen_b_256's sizes"):
+        model = small("llamagen", recipe="llamagen_b_256")  # what shapes can't tell is told by name
+    assert (model.generate([3]).shape, model.recipe.name) == ((1, 3, 16, 16), "llamagen_b_256_imported")
+    recipe = load_recipe("llamagen_b_256", {"generator.num_heads": 2, "tokenizer.image_size": 16, "tokenizer.multipliers": [1, 1, 2]})
+    with pytest.warns(UserWarning, match="not of recipe"):
+        told = small("llamagen", recipe=recipe, num_heads=None, scales=None)  # or by the recipe
+    assert torch.equal(told.generate([3]), model.generate([3]))
+
+
+def test_unknown_families_name_the_nearest():
     with pytest.raises(ArgenzooError, match="unknown family 'vars'; did you mean 'var'"):
         import_official("vars", {})
 

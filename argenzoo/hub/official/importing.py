@@ -37,7 +37,8 @@ def import_official(
         family: ``llamagen``, ``var`` or ``mar``.
         generator, tokenizer: the authors' files, or state dicts, whose tensors become the model's own; the part that is not given is
             None in the model, and using it raises.
-        recipe: what shapes can't tell, and the sampling defaults; None: the published recipe that fits, where one does.
+        recipe: what shapes can't tell, and the sampling defaults (of other sizes than the weights: a warning); None: the published
+            recipe that fits, where one does.
         scales: sides of the token grids, coarse to fine; one for a single grid, e.g. ``[24]`` for LlamaGen at 384 px.
         num_heads, patch_size, buffer_size: where neither shapes nor recipe tell them; checked where they do.
         averaged: MAR's EMA weights where the file has both (as published); False takes the raw ones.

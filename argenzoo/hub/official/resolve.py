@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -41,8 +42,8 @@ def resolved(
     facts |= patches(network, codes, facts, template)
     facts |= grids(network, scales, facts, template)
     if asked is not None:
-        refuse(asked, facts, family)
-        chosen = asked if network is not None else Recipe(asked.name, replace(asked.tokenizer, weights=None))
+        shaped = {key: value for key, value in facts.items() if key not in named}
+        chosen = as_asked(asked, facts, shaped, family, network)
     else:
         chosen = tokenizer_alone(family, facts, template) if network is None else found(family, facts, template, network)
     check_scales(chosen, network, codes)
@@ -156,13 +157,17 @@ def differences(recipe: Recipe, facts: Facts) -> list[str]:
     return out
 
 
-def refuse(recipe: Recipe, facts: Facts, family: Family) -> None:
-    """Raises ArgenzooError where the recipe is of other parts or sizes than the weights, with the recipes that do fit."""
-    wrong = differences(recipe, facts)
-    if wrong:
-        fits = [found.name for found in candidates(family) if not differences(found, facts)]
+def as_asked(recipe: Recipe, facts: Facts, shaped: Facts, family: Family, network: Weights | None) -> Recipe:
+    """The recipe that was asked for. Sizes are read from the shapes all the same: where they differ (``shaped``), a warning names the
+    recipes that do fit."""
+    plain = recipe if network is not None else Recipe(recipe.name, replace(recipe.tokenizer, weights=None))
+    if wrong := differences(recipe, shaped):
+        fits = [candidate.name for candidate in candidates(family) if network is not None and not differences(candidate, shaped)]
         hint = f"; they fit {', '.join(fits)}" if fits else ""
-        raise ArgenzooError(f"the weights do not fit recipe '{recipe.name}': {'; '.join(wrong[:3])}{hint}")
+        warnings.warn(
+            f"the weights are not of recipe '{recipe.name}'s sizes, and keep their own: {'; '.join(wrong[:3])}{hint}", stacklevel=5
+        )
+    return resized(plain, facts, network, f"{recipe.name}_imported") if differences(recipe, facts) else plain
 
 
 def tokenizer_alone(family: Family, facts: Facts, template: Recipe) -> Recipe:
@@ -170,22 +175,26 @@ def tokenizer_alone(family: Family, facts: Facts, template: Recipe) -> Recipe:
     free = ("tokenizer.multipliers", "tokenizer.image_size", "tokenizer.scales")
     if "tokenizer.image_size" not in facts and differences(template, {key: value for key, value in facts.items() if key not in free}):
         raise ArgenzooError("the tokenizer's shapes can't tell the size of its grid: give scales, such as [16], or recipe")
-    values: dict[str, Any] = {"tokenizer": template.tokenizer.dump()}
-    for key, value in facts.items():
-        override(values, key, value)
-    return parse_recipe({"name": f"{family.name}_tokenizer", **values})
+    return resized(Recipe(template.name, template.tokenizer), facts, None, f"{family.name}_tokenizer")
 
 
 def of_its_own(family: Family, facts: Facts, template: Recipe, network: Weights, sized: bool) -> Recipe:
-    """The template at these sizes, for sampling alone. Raises ArgenzooError where something is told by nobody."""
+    """The template at these sizes. Raises ArgenzooError where something is told by nobody; a template of the same size (``sized``)
+    tells the heads."""
     for key, argument in {"generator.num_heads": "num_heads", "tokenizer.image_size": "scales"}.items():
         if key not in facts and not (sized and argument == "num_heads"):
             raise ArgenzooError(f"these sizes are no published model's, and shapes can't tell {key}: give {argument}, or recipe")
-    values = {key: value for key, value in template.dump().items() if key not in ("data", "train", "pretrained")}
+    return resized(template, facts, network, f"{family.name}_imported")
+
+
+def resized(recipe: Recipe, facts: Facts, network: Weights | None, name: str) -> Recipe:
+    """A recipe at other sizes, for sampling alone."""
+    values = {key: value for key, value in recipe.dump().items() if key not in ("data", "train", "pretrained")}
     for key, value in sorted(facts.items(), key=override_order):
         override(values, key, value)
-    within(values["sampling"], facts, network)
-    return parse_recipe({**values, "name": f"{family.name}_imported"})
+    if network is not None:
+        within(values["sampling"], facts, network)
+    return parse_recipe({**values, "name": name})
 
 
 def within(sampling: dict[str, Any], facts: Facts, network: Weights) -> None:
