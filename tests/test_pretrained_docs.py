@@ -10,12 +10,9 @@ from argenzoo import list_models
 from argenzoo.recipe import load_recipe
 from argenzoo.summary import parameters_by_part
 
-ROWS = [
-    line.split("|")[1:-1]
-    for line in (Path(__file__).parents[1] / "docs" / "pretrained.md").read_text().splitlines()
-    if line.startswith("| `")
-]
-TABLE = {cells[0].strip(" `"): [cell.strip() for cell in cells] for cells in ROWS}
+DOC = Path(__file__).parents[1] / "docs" / "pretrained.md"
+ROWS = [line.split("|")[1:-1] for line in DOC.read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
+TABLE = {cells[0].strip(" `"): [cell.strip() for cell in cells] for cells in ROWS if len(cells) == 10}
 RAMPS = {"constant": "", "step": " by step", "revealed": " by revealed tokens"}
 
 
