@@ -22,7 +22,7 @@ EXAMPLES = """examples:
   argenzoo train recipe=fruit_raster tokenizer.weights=runs/vq train.lr=1e-3
   argenzoo sample runs/fruit_raster --classes 3,5 --num 16 --guidance 2 --seed 0 --out samples
   argenzoo sample var_d16 --classes 207 --num 8
-  argenzoo import var --generator var_d16.pth --tokenizer vae_ch160v4096z32.pth --out var_d16
+  argenzoo import var --generator var_d16.pth --tokenizer vae_ch160v4096z32.pth --out weights/var_d16
 """
 
 

@@ -131,3 +131,14 @@ def test_nothing_is_left_on_the_meta_device(name: str):
     left = [key for key, tensor in [*model.named_parameters(), *model.named_buffers()] if tensor.is_meta]
     assert not left
     torch.testing.assert_close(model.generate([1], 2.0), source.generate([1], 2.0), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")
+def test_sampling_under_autocast(name: str):
+    model = tiny_model(name)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        pictures = model.generate([0, 1])
+    assert pictures.dtype == torch.float32
+    assert pictures.isfinite().all()
+    assert (pictures - model.generate([0, 1])).abs().mean() < 0.1
