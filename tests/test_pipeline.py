@@ -33,6 +33,15 @@ def test_every_cell_as_a_pipeline(name: str, tmp_path: Path):
         assert torch.allclose(loaded.generate([1, 0], seed=3), model.generate([1, 0], seed=3), atol=1e-4)
 
 
+def test_the_package_shows_what_it_offers():
+    import argenzoo.hub
+
+    found = [getattr(argenzoo.hub, name) for name in dir(argenzoo.hub)]
+    assert [part for part in found if isinstance(part, type) and issubclass(part, DiffusionPipeline)] == [ARPipeline]
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        argenzoo.hub.nothing  # noqa: B018
+
+
 def test_what_diffusers_asks_of_a_pipeline():
     pipe = ARPipeline(tiny_model("fruit_var"))
     assert list(pipe.components) == ["model"]
