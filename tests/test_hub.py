@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -351,6 +352,22 @@ def test_a_saved_model_takes_the_place_of_averaged_weights_too(tmp_path: Path, h
     same(build_model("tester/averaged"), second)
 
 
+def test_nothing_else_in_the_folder_is_touched(tmp_path: Path):
+    model = tiny_model("fruit_raster")
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "disk")
+    model.save_pretrained(tmp_path / "out")
+    mine = {"model_backup.safetensors": b"1", "tokenizer.safetensors.bak": b"2", "notes.txt": b"3"}
+    for name, content in mine.items():
+        (tmp_path / "out" / name).write_bytes(content)
+    (tmp_path / "out" / "model-00001-of-00002.safetensors").mkdir()  # a folder of such a name
+    model.save_pretrained(tmp_path / "out", overwrite=True)
+    assert {name: (tmp_path / "disk" / name).read_bytes() for name in mine} == mine
+    assert (tmp_path / "out").is_symlink()
+    same(build_model(tmp_path / "out"), model)
+    assert not list((tmp_path / "disk").glob(".saving-*"))
+
+
 def test_a_training_is_never_overwritten(tokenizer_runs: dict[str, Path], tmp_path: Path):
     model = tiny_model("fruit_raster")
     for folder in (tokenizer_runs["vq"], tokenizer_runs["vq"] / "step_0000003"):
@@ -382,14 +399,15 @@ def test_metrics_that_are_none_and_metrics_that_would_break_the_table(tmp_path: 
     assert "| FID | a\\|b c |" in (tmp_path / "c" / "README.md").read_text()
 
 
+@pytest.mark.parametrize("error", [errno.EACCES, errno.EROFS])
 def test_a_cache_that_is_another_users(
-    published: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    error: int, published: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     from argenzoo.hub import pretrained
 
     class Refused:
         def __init__(self, path: Path) -> None:
-            raise PermissionError(13, "Permission denied", str(path))
+            raise OSError(error, os.strerror(error), str(path))
 
     converted = build_model(published[0], pretrained=True)
     monkeypatch.setattr(pretrained, "WeakFileLock", Refused)

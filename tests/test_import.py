@@ -444,6 +444,29 @@ def test_sizes_are_the_files_and_a_recipe_of_others_is_told():
     assert torch.equal(told.generate([3]), model.generate([3]))
 
 
+def test_what_a_recipe_says_and_what_it_does_not():
+    b = official.meta(PUBLISHED["llamagen_b_256"][0])
+    with pytest.raises(ArgenzooError, match=r"recipe 'llamagen_b_256': generator.num_heads is 6 by the arguments, 12 in the recipe"):
+        import_official("llamagen", b, recipe="llamagen_b_256", num_heads=6)
+    with pytest.raises(ArgenzooError, match=r"tokenizer.image_size is 384 by the arguments, 256 in the recipe"):
+        import_official("llamagen", b, recipe="llamagen_b_256", scales=[24])
+    with pytest.warns(UserWarning, match="they fit mar_b"):  # heads are a published size's own
+        model = import_official("mar", official.meta(PUBLISHED["mar_b"][0]), recipe="mar_l")
+    assert model.recipe.generator.config.num_heads == 12
+    wide = load_recipe("mar_b", {"tokenizer.patch_size": 2, "sampling.order.num_steps": 64})
+    alone = import_official("mar", tokenizer=official.meta(official.kl()), recipe=load_recipe("mar_b"), scales=[16])
+    assert alone.tokenizer.space.scales == ((16, 16),)
+    with pytest.raises(ArgenzooError, match=r"tokenizer\.image_size is 512 by the arguments"):
+        import_official("mar", tokenizer=official.meta(official.kl()), recipe=wide, scales=[16])
+    with pytest.warns(UserWarning, match="tokenizer.patch_size is 1 in the weights, 2 in the recipe"):
+        assert import_official("mar", official.meta(PUBLISHED["mar_b"][0]), recipe=wide).recipe.tokenizer.config.dim == 16
+    unknown = load_recipe("mar_b", {"tokenizer.latent_scale": None})
+    with pytest.raises(ArgenzooError, match=r"does not say its latent scale: set tokenizer.latent_scale"):
+        import_official("mar", tokenizer=official.meta(official.kl()), recipe=unknown)
+    with pytest.raises(ArgenzooError, match="shapes that can't be"):
+        small("mar", generator={**state("mar", "generator"), "z_proj.weight": torch.zeros(64)})
+
+
 def test_unknown_families_name_the_nearest():
     with pytest.raises(ArgenzooError, match="unknown family 'vars'; did you mean 'var'"):
         import_official("vars", {})

@@ -13,6 +13,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from argenzoo.checkpoint import RECIPE
 from argenzoo.errors import ArgenzooError
 from argenzoo.model import ARModel
+from argenzoo.published import HubFile
 from argenzoo.recipe import Recipe
 from argenzoo.versions import about
 from argenzoo.weights import sha256
@@ -49,8 +50,15 @@ def license_of(model: ARModel, origins: dict[str, dict[str, str]]) -> str | None
     if published is None:
         return None
     files = {"network": published.generator, "tokenizer": published.tokenizer}
-    theirs = [file is not None and origins[part].get("source") == file.address for part, file in files.items() if getattr(model, part)]
+    theirs = [file is not None and is_of(origins[part], file) for part, file in files.items() if getattr(model, part)]
     return published.license if all(theirs) else None
+
+
+def is_of(origin: dict[str, str], file: HubFile) -> bool:
+    """Whether weights came from this file, by its hash where that is known."""
+    if file.sha256 is not None:
+        return origin.get("source_sha256") == file.sha256
+    return origin.get("source") == file.address
 
 
 def parts_of(recipe: Recipe) -> dict[str, str]:

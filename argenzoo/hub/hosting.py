@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -19,10 +20,12 @@ from argenzoo.hub.download import Access, refused, repository
 from argenzoo.model import ARModel
 from argenzoo.recipe import Recipe
 from argenzoo.versions import about
-from argenzoo.weights import SHARD, emptied, origin, save_weights, sha256
+from argenzoo.weights import SHARD, origin, save_weights, sha256
 
 PARTS = ("network", "tokenizer")
-OURS = [RECIPE, "README.md", PICTURE, METRICS, *(f"{stem}*.safetensors*" for stem in ("model", "ema", "tokenizer"))]  # of a saved model
+WEIGHTS = ("{}.safetensors", "{}-?????-of-?????.safetensors", "{}.safetensors.index.json")
+# what ``save`` writes, and the averaged weights of a copied checkpoint, which would be read before the new ones
+OURS = [RECIPE, "README.md", PICTURE, METRICS, *(name.format(part) for part in ("model", "ema", "tokenizer") for name in WEIGHTS)]
 OF_THIS_MACHINE = ("path", "held_out_path", "cache")  # of the data section; a recipe that is shared says nothing of them
 
 
@@ -59,16 +62,22 @@ def save(
     model.require("tokenizer")
     if model.recipe is None:
         raise ArgenzooError("this model has no recipe, which a checkpoint is built from: make it with build_model")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with emptied(target.with_name(f".{target.name}.saving")) as new:
-        write(model, new, license, shard_size, repo)
-        exchange(new, target)
+    created = not target.exists()
+    target.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryDirectory(prefix=".saving-", dir=target) as new:  # inside, since a neighbour may lie on another disk
+            write(model, Path(new), license, shard_size, repo)
+            exchange(Path(new), target)
+    except BaseException:
+        if created:
+            shutil.rmtree(target, ignore_errors=True)
+        raise
     return target
 
 
 def free(folder: str | Path, overwrite: bool) -> Path:
     """A folder that may be written to. Raises ArgenzooError where it is none, or holds what must not be lost."""
-    target = Path(folder).absolute()
+    target = Path(folder).resolve()
     if not str(folder).strip() or (target.exists() and not target.is_dir()):
         raise ArgenzooError(f"'{folder}' is {'a file' if str(folder).strip() else 'empty'}: name a folder")
     if (target / STATE).exists() or any(target.glob(f"step_*/{RECIPE}")):
@@ -87,19 +96,21 @@ def write(model: ARModel, folder: Path, license: str | None, shard_size: str, re
 
 
 def exchange(new: Path, target: Path) -> None:
-    """Move what was written into ``target`` for what an earlier save wrote; the recipe goes first and comes last, so that half a
+    """Put what was written in the place of what an earlier save wrote; the recipe goes first and comes last, so that half a
     checkpoint is none."""
-    target.mkdir(exist_ok=True)
-    for file in sorted(written_in(target), key=lambda file: file.name != RECIPE):
-        file.unlink()
-    for file in sorted(new.iterdir(), key=lambda file: file.name == RECIPE):
+    (target / RECIPE).unlink(missing_ok=True)
+    fresh = sorted(new.iterdir(), key=lambda file: file.name == RECIPE)
+    for file in written_in(target):
+        if file.name not in {path.name for path in fresh}:
+            file.unlink(missing_ok=True)
+    for file in fresh:
         flush(file)
         file.replace(target / file.name)
 
 
 def written_in(folder: Path) -> list[Path]:
     """What ``save`` wrote into a folder."""
-    return [file for pattern in OURS for file in folder.glob(pattern)]
+    return [file for pattern in OURS for file in folder.glob(pattern) if file.is_file()]
 
 
 def write_weights(model: ARModel, target: Path, shard_size: str, origins: dict[str, dict[str, str]]) -> Recipe:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 import warnings
 import zlib
@@ -69,7 +70,9 @@ def converted(file: HubFile, family: str, kind: str) -> Weights:
     """
     try:
         target = place(file, family, kind)
-    except PermissionError as error:
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
         tqdm.write(f"the cache can't be written to ({error}): reading the download itself", file=sys.stderr)
         return Weights.read(family_of(family), kind, right(file, file_of(file))[0])
     made_from = read_about(target)["source_sha256"]
@@ -79,13 +82,14 @@ def converted(file: HubFile, family: str, kind: str) -> Weights:
 
 
 def place(file: HubFile, family: str, kind: str) -> Path:
-    """Where the conversion is; it is made by one process, and the others wait. Raises PermissionError where it can't be written."""
-    folder = cached_assets_path("argenzoo", file.repo.replace("/", "--"), commit_of(file))
+    """Where the conversion is; it is made by one process, and the others wait. Raises OSError where it can't be written."""
+    pinned = file.model_copy(update={"revision": commit_of(file)})  # so that what arrives is of the commit that names the folder
+    folder = cached_assets_path("argenzoo", file.repo.replace("/", "--"), pinned.revision)
     target = folder / f"{file.file.replace('/', '--')}.{layout()}.safetensors"
     if not whole(target):
         with WeakFileLock(target.with_suffix(".lock")):
             if not whole(target):
-                convert(file, file_of(file), family, kind, target)
+                convert(file, file_of(pinned), family, kind, target)
     return target
 
 

@@ -18,6 +18,7 @@ from argenzoo.recipe import Recipe, list_models, load_recipe, override, override
 
 Scales = int | Sequence[int | tuple[int, int]]
 LARGEST = 4096  # tokens a side
+GRID = ("tokenizer.image_size", "tokenizer.scales")
 
 
 def resolved(
@@ -37,12 +38,13 @@ def resolved(
     template = asked or load_recipe(family.templates[facts.get("conditioner.name", "class_labels")])
     if wrong := differences(template, {key: value for key, value in facts.items() if key.endswith(".name")}):
         raise ArgenzooError(f"the weights do not fit recipe '{template.name}': {'; '.join(wrong[:3])}")
-    if network is not None and family.head_width is not None:
+    if network is not None and asked is None and family.head_width is not None:
         facts.setdefault("generator.num_heads", max(1, facts["generator.dim"] // family.head_width))
     facts |= patches(network, codes, facts, template)
     facts |= grids(network, scales, facts, template)
     if asked is not None:
-        shaped = {key: value for key, value in facts.items() if key not in named}
+        given = {*named, *(GRID if scales is not None else ())}
+        shaped = {key: value for key, value in facts.items() if key not in given}
         chosen = as_asked(asked, facts, shaped, family, network)
     else:
         chosen = tokenizer_alone(family, facts, template) if network is None else found(family, facts, template, network)
@@ -57,7 +59,7 @@ def found(family: Family, facts: Facts, template: Recipe, network: Weights) -> R
     if len(fits) > 1:
         choices = ", ".join(recipe.name for recipe in fits)
         raise ArgenzooError(f"{network.what} fits {choices}, and its shapes can't tell which: give recipe, or scales")
-    sized = {key: value for key, value in facts.items() if key not in ("tokenizer.image_size", "tokenizer.scales")}
+    sized = {key: value for key, value in facts.items() if key not in GRID}
     near = [recipe for recipe in recipes if not differences(recipe, sized)]  # a published size at another resolution
     return fits[0] if fits else of_its_own(family, facts, (near or [template])[0], network, bool(near))
 
@@ -92,7 +94,9 @@ def patches(network: Weights | None, codes: Weights | None, facts: Facts, templa
     dim, size = facts.get("tokenizer.dim"), facts.get("tokenizer.patch_size")
     if width is None:
         return {}
-    size = size or (template.tokenizer.config.patch_size if dim is None else math.isqrt(width // dim))
+    known = dim or template.tokenizer.config.dim
+    whole = math.isqrt(width // known)
+    size = size or (whole if dim is not None or known * whole**2 == width else template.tokenizer.config.patch_size)
     dim = dim or width // size**2
     if dim * size**2 != width:
         channels = f"{dim} channels" if codes is not None else "any channels"
@@ -113,7 +117,7 @@ def grids(network: Weights | None, scales: Scales | None, facts: Facts, template
     if sides is None:
         return {}
     levels = len(facts.get("tokenizer.multipliers", template.tokenizer.config.multipliers))
-    patch = facts.get("tokenizer.patch_size", 1)
+    patch = facts.get("tokenizer.patch_size", getattr(template.tokenizer.config, "patch_size", 1))
     pyramid = {"tokenizer.scales": list(sides)} if hasattr(template.tokenizer.config, "scales") else {}
     if not pyramid and len(sides) > 1:
         raise ArgenzooError(f"scales {list(sides)}: tokenizer '{template.tokenizer.name}' has a single grid, give one side")
@@ -158,16 +162,24 @@ def differences(recipe: Recipe, facts: Facts) -> list[str]:
 
 
 def as_asked(recipe: Recipe, facts: Facts, shaped: Facts, family: Family, network: Weights | None) -> Recipe:
-    """The recipe that was asked for. Sizes are read from the shapes all the same: where they differ (``shaped``), a warning names the
-    recipes that do fit."""
+    """The recipe that was asked for. Sizes are read from the shapes all the same: where they differ (``shaped``), a warning says so.
+
+    Raises:
+        ArgenzooError: the sizes are the recipe's, but an argument contradicts it.
+    """
     plain = recipe if network is not None else Recipe(recipe.name, replace(recipe.tokenizer, weights=None))
-    if wrong := differences(recipe, shaped):
-        fits = [candidate.name for candidate in candidates(family) if network is not None and not differences(candidate, shaped)]
-        hint = f"; they fit {', '.join(fits)}" if fits else ""
-        warnings.warn(
-            f"the weights are not of recipe '{recipe.name}'s sizes, and keep their own: {'; '.join(wrong[:3])}{hint}", stacklevel=5
-        )
-    return resized(plain, facts, network, f"{recipe.name}_imported") if differences(recipe, facts) else plain
+    if not (wrong := differences(recipe, shaped)):
+        if against := differences(recipe, {key: value for key, value in facts.items() if key not in shaped}):
+            raise ArgenzooError(f"recipe '{recipe.name}': {against[0].replace('in the weights', 'by the arguments')}")
+        return plain
+    fits = [other for other in candidates(family) if network is not None and not differences(other, shaped)]
+    hint = f"; they fit {', '.join(other.name for other in fits)}" if fits else ""
+    text = f"the weights are not of recipe '{recipe.name}'s sizes, and keep their own: {'; '.join(wrong[:3])}{hint}"
+    warnings.warn(f"{text}. What shapes can't tell is the recipe's", stacklevel=4)
+    heads = {"generator.num_heads": fits[0].generator.config.num_heads} if fits and fits[0].generator is not None else {}
+    levels = len(facts.get("tokenizer.multipliers", recipe.tokenizer.config.multipliers))
+    grid = {"tokenizer.image_size": recipe.tokenizer.config.grid * 2 ** (levels - 1)}
+    return resized(plain, {**heads, **grid, **facts}, network, f"{recipe.name}_imported")
 
 
 def tokenizer_alone(family: Family, facts: Facts, template: Recipe) -> Recipe:

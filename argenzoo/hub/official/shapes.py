@@ -102,7 +102,7 @@ def var(state: State) -> Facts:
 
 
 def mar(state: State) -> Facts:
-    dim = state["generator.embed.weight"].shape[0]
+    dim, _ = state["generator.embed.weight"].shape
     return {
         "generator.dim": dim,
         "generator.depth": count(state, r"generator\.encoder\.(\d+)\.") + count(state, r"generator\.decoder\.(\d+)\."),
