@@ -61,7 +61,7 @@ def import_official(
     if generator is None and any(key.startswith("generator.") for key in told):
         raise ArgenzooError(f"{next(iter(told)).split('.')[1]} has no effect: no generator is given")
     network = None if generator is None else Weights.read(kind, "generator", generator, averaged)
-    codes = None if tokenizer is None else Weights.read(kind, "tokenizer", tokenizer, averaged)
+    codes = None if tokenizer is None else Weights.read(kind, "tokenizer", tokenizer)
     return filled(resolved(kind, network, codes, recipe, scales, told), network, codes)
 
 
