@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,17 +18,6 @@ from torch import Tensor, nn
 from argenzoo.errors import ArgenzooError
 
 SHARD = "5GB"
-
-
-@contextmanager
-def emptied(folder: Path) -> Iterator[Path]:
-    """A temporary folder of a fixed name, so that what a killed process left in it goes with the next one."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def replace_text(path: Path, text: str) -> None:

@@ -99,6 +99,16 @@ def test_a_file_is_downloaded_and_converted_once(published: tuple[Path, str], hu
     assert about["source_sha256"] == load_recipe(published[0]).pretrained.generator.sha256
 
 
+def test_scales_that_are_not_the_recipes_are_told_from_the_conversion_too(published: tuple[Path, str], hub: Hub, tmp_path: Path):
+    recipe, repo = published
+    weights = {**state("var", "generator"), "lvl_1L": torch.tensor([[0] + [1] * 25 + [2] * 4])}  # as many tokens, other sides
+    commit = hub.add(repo, {"generator.pth": pickled(weights, tmp_path / "other")})
+    changed(recipe, "generator", revision=commit, sha256=None)
+    for _ in range(2):
+        with pytest.raises(ArgenzooError, match=r"was trained with scales \[1, 5, 2\], not with \[1, 2, 3, 4\]"):
+            build_model(recipe, pretrained=True)
+
+
 def test_the_tokenizer_alone_and_as_weights_of_a_training(published: tuple[Path, str], hub: Hub, pictures: Path, tmp_path: Path):
     tokenizer = build_tokenizer(published[0], {"tokenizer.weights": "pretrained"})
     image = torch.rand(1, 3, 16, 16) * 2 - 1

@@ -71,9 +71,9 @@ def headline(model: ARModel, origins: dict[str, dict[str, str]]) -> str:
     """What it is, and which files its weights came from."""
     recipe = model.recipe
     what = "An image tokenizer" if model.network is None else "An autoregressive image generator"
-    lines = [f"# {recipe.name}", f"{what} in the format of argenzoo, recipe `{recipe.name}`."]
-    lines += [f"- {part}: from `{told['source']}`, SHA-256 `{told['source_sha256']}`" for part, told in origins.items() if told]
-    return "\n\n".join(lines[:2]) + "".join(f"\n{line}" if number else f"\n\n{line}" for number, line in enumerate(lines[2:]))
+    told = [f"- {part}: from `{file['source']}`, SHA-256 `{file['source_sha256']}`" for part, file in origins.items() if file]
+    paragraphs = [f"# {recipe.name}", f"{what} in the format of argenzoo, recipe `{recipe.name}`.", "\n".join(told)]
+    return "\n\n".join(paragraphs).rstrip()
 
 
 def usage(model: ARModel, repo: str | None) -> str:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+import shutil
 import sys
 import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +29,7 @@ from argenzoo.model import ARModel
 from argenzoo.published import HubFile, Pretrained
 from argenzoo.recipe import Recipe, list_models
 from argenzoo.versions import about
-from argenzoo.weights import emptied, read_about, save_weights, sha256
+from argenzoo.weights import read_about, save_weights, sha256
 
 
 def published(recipe: Recipe) -> ARModel:
@@ -114,6 +117,17 @@ def convert(file: HubFile, path: Path, family: str, kind: str, target: Path) -> 
     with emptied(target.with_suffix(".converting")) as folder:
         save_weights(folder / target.name, weights.state, {**about(), **weights.about, "source": file.address, "source_sha256": digest})
         (folder / target.name).replace(target)
+
+
+@contextmanager
+def emptied(folder: Path) -> Iterator[Path]:
+    """A temporary folder of a fixed name, so that what a killed process left in it goes with the next one."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def right(file: HubFile, path: Path) -> tuple[Path, str]:

@@ -18,6 +18,8 @@ from argenzoo.device import checked_device
 from argenzoo.errors import ArgenzooError, suggestion
 from argenzoo.grids import save_grid, save_png, to_uint8
 from argenzoo.model import ARModel
+from argenzoo.options import SamplingOptions
+from argenzoo.recipe import Recipe
 from argenzoo.versions import about
 from argenzoo.weights import origin, read_about, sha256
 
@@ -45,41 +47,48 @@ def sample(
     Raises:
         ArgenzooError: no such checkpoint, repository, published model or class, an option out of range, pictures in ``out`` already.
     """
-    folder = Path(out)
-    if folder.exists() and not folder.is_dir():
-        raise ArgenzooError(f"--out {folder} is a file: name a folder")
-    there = [*folder.glob(PICTURES), *folder.glob("grid.png"), *folder.glob("samples.json")]
-    if there and not overwrite:
-        raise ArgenzooError(f"{folder} holds samples already: choose another --out, or --overwrite")
-    if (guidance is not None and guidance < 0) or batch < 1 or seed < 0:
-        raise ArgenzooError("--guidance and --seed can't be negative, --batch must be at least 1")
+    folder = free(out, overwrite)
+    if (guidance is not None and guidance < 0) or batch < 1 or seed < 0 or (num is not None and num < 1):
+        raise ArgenzooError("--guidance and --seed can't be negative, --batch and --num must be at least 1")
     recipe, source = find(checkpoint)
     if source is None and (recipe.pretrained is None or recipe.pretrained.generator is None):
         raise ArgenzooError(f"'{checkpoint}' is a recipe without published weights: train it first, then sample from its run folder")
-    if not str(out).strip() or (num is not None and num < 1):
-        raise ArgenzooError(f"--num must be at least 1, got {num}" if str(out).strip() else "--out is empty: name a folder")
-    with torch.device("meta"):  # what the recipe alone decides is checked before a long download
-        draft = assemble(recipe, make_tokenizer(recipe.tokenizer))
-    chosen = labels_of(draft, classes)
-    count = 4 * len(chosen) if num is None else num
-    labels = [chosen[i % len(chosen)] for i in range(count)]
-    options = draft.sampling.override({**(sampling or {}), **({} if guidance is None else {"guidance": guidance})})
-    draft.check(options)
+    chosen, options = planned(recipe, classes, {**(sampling or {}), **({} if guidance is None else {"guidance": guidance})})
+    labels = [chosen[i % len(chosen)] for i in range(4 * len(chosen) if num is None else num)]
     model = build_model(recipe if source is None else source, device=checked_device(device), pretrained=source is None)
     model.sampling = options
     warn_if_cold(model.sources["network"])
     folder.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
     pictures = sample_all(model, labels, seed, batch)
-    made = {
-        "num": count,
-        "seed": seed,
-        "labels": labels,
-        "seconds": round(time.perf_counter() - began, 3),
-        **how_made(model, checkpoint, source),
-    }
+    seconds = round(time.perf_counter() - began, 3)
+    made = {"num": len(labels), "seed": seed, "labels": labels, "seconds": seconds, **how_made(model, checkpoint, source)}
     write(folder, pictures, labels, chosen, made)
     return made
+
+
+def free(out: str | Path, overwrite: bool) -> Path:
+    """A folder that may be written to. Raises ArgenzooError where it is none, or holds pictures."""
+    folder = Path(out)
+    if not str(out).strip() or (folder.exists() and not folder.is_dir()):
+        raise ArgenzooError(f"--out {folder} is a file: name a folder" if str(out).strip() else "--out is empty: name a folder")
+    if written_in(folder) and not overwrite:
+        raise ArgenzooError(f"{folder} holds samples already: choose another --out, or --overwrite")
+    return folder
+
+
+def written_in(folder: Path) -> list[Path]:
+    """What an earlier sampling wrote."""
+    return [*folder.glob(PICTURES), *folder.glob("grid.png"), *folder.glob("samples.json")]
+
+
+def planned(recipe: Recipe, classes: list[str] | None, sampling: dict[str, Any]) -> tuple[list[int], SamplingOptions]:
+    """(labels, options): what the recipe alone decides, checked on the meta device, before a long download."""
+    with torch.device("meta"):
+        draft = assemble(recipe, make_tokenizer(recipe.tokenizer))
+    options = draft.sampling.override(sampling)
+    draft.check(options)
+    return labels_of(draft, classes), options
 
 
 def warn_if_cold(weights: Path) -> None:
@@ -148,7 +157,7 @@ def labels_of(model: ARModel, classes: list[str] | None) -> list[int]:
 
 def write(folder: Path, pictures: Tensor, labels: list[int], chosen: list[int], made: dict[str, Any]) -> None:
     """Single pictures, the grid (a column a class; blank where there are fewer) and the JSON, which comes last."""
-    for old in [*folder.glob(PICTURES), *folder.glob("grid.png"), *folder.glob("samples.json")]:  # an earlier sampling's, with --overwrite
+    for old in written_in(folder):  # with --overwrite
         old.unlink()
     facts = {**about(), "recipe": made["recipe"], "weights_sha256": made["weights_sha256"], "seed": str(made["seed"])}
     for i, picture in enumerate(to_uint8(pictures)):

@@ -21,9 +21,8 @@ IGNORED = {
     "var": (r"quantize\.ema_vocab_hit_SV", r"lvl_1L", r"attn_bias_for_masking", r"blocks\.\d+\.attn\.zero_k_bias"),
     "mar": (),
 }
-JOINED: dict[str, dict[str, tuple[str, ...]]] = {
-    "mar": {"class_emb.weight": ("class_emb.weight", "fake_latent")}
-}  # MAR keeps the null class apart
+# what the authors keep in parts: MAR its null class
+JOINED: dict[str, dict[str, tuple[str, ...]]] = {"mar": {"class_emb.weight": ("class_emb.weight", "fake_latent")}}
 WRAPPED = r"^(?:module\.|_orig_mod\.)+"  # DistributedDataParallel and torch.compile put these in front
 
 TRUNK: Table = [

@@ -90,30 +90,28 @@ def patches(network: Weights | None, codes: Weights | None, facts: Facts, templa
         if facts.pop("tokenizer.patch_size", 1) != 1:
             raise ArgenzooError(f"patch_size has no effect: tokenizer '{template.tokenizer.name}' has no patches")
         return {}
-    width = None if network is None else network.state["generator.embed.weight"].shape[1]
-    dim, size = facts.get("tokenizer.dim"), facts.get("tokenizer.patch_size")
-    if width is None:
+    if network is None:
         return {}
+    width = network.state["generator.embed.weight"].shape[1]
+    dim, size = facts.get("tokenizer.dim"), facts.get("tokenizer.patch_size")
     known = dim or template.tokenizer.config.dim
     whole = math.isqrt(width // known)
     size = size or (whole if dim is not None or known * whole**2 == width else template.tokenizer.config.patch_size)
     dim = dim or width // size**2
     if dim * size**2 != width:
         channels = f"{dim} channels" if codes is not None else "any channels"
-        raise ArgenzooError(
-            f"{network.what if network else ''} reads tokens of {width}, which patches of {size} x {size} x {channels} can't make"
-        )
+        raise ArgenzooError(f"{network.what} reads tokens of {width}, which patches of {size} x {size} x {channels} can't make")
     return {"tokenizer.dim": dim, "tokenizer.patch_size": size}
 
 
 def grids(network: Weights | None, scales: Scales | None, facts: Facts, template: Recipe) -> Facts:
     """Image size and scales, where shapes, buffers or arguments tell them."""
     sides = None if scales is None else square(scales)
-    tokens = None if network is None else tokens_of(network.state, network.what)
-    if network is not None and network.sides is not None:
-        sides = same(sides, network.sides, network.what)
-    if tokens is not None and tokens[1] is None:
-        sides = same(sides, (side_of(tokens[0]),), network.what if network else "")
+    if network is not None:
+        tokens = tokens_of(network.state, network.what)
+        grid = (side_of(tokens[0]),) if tokens is not None and tokens[1] is None else None
+        for told in (network.sides, grid):
+            sides = sides if told is None else same(sides, told, network.what)
     if sides is None:
         return {}
     levels = len(facts.get("tokenizer.multipliers", template.tokenizer.config.multipliers))
@@ -227,5 +225,7 @@ def check_scales(recipe: Recipe, network: Weights | None, codes: Weights | None)
         raise ArgenzooError(
             f"{network.what} has {told[1]} scales of {told[0]} tokens in all, not those of scales {scales}: give its scales"
         )
+    if network is not None and network.sides is not None and list(network.sides) != scales:
+        raise ArgenzooError(f"{network.what} was trained with scales {list(network.sides)}, not with {scales}")
     if codes is not None and codes.num_scales is not None and codes.num_scales != len(scales):
         raise ArgenzooError(f"{codes.what} was trained with {codes.num_scales} scales, the recipe has {len(scales)}: {scales}")
