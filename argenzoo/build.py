@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ from torch import Tensor, nn
 
 from argenzoo.checkpoint import BEST, EMA, MODEL, RECIPE, TOKENIZER, resolve
 from argenzoo.errors import ArgenzooError, suggestion
-from argenzoo.model import ARModel, ARNetwork
+from argenzoo.model import ARModel, ARNetwork, evaluating
 from argenzoo.recipe import Part, Recipe, list_models, load_recipe, recipe_folder
 from argenzoo.registry import conditioners, generators, heads, tokenizers
+from argenzoo.rng import Rng
 from argenzoo.weights import load_strict, read_about, read_weights, sha256, there
 
 
@@ -63,14 +65,14 @@ def build_tokenizer(source: str | Path | Recipe, overrides: dict[str, Any] | Non
     """The tokenizer alone; ``source`` as for ``build_model``. ``tokenizer.weights=pretrained`` is the recipe's published one."""
     recipe, folder = find(source, overrides)
     part = recipe.tokenizer
+    if folder is not None and recipe.generator is None:
+        part = replace(part, weights=str(weights_in(folder)), sha256=None)
     if part.weights == PRETRAINED:
         if Path(PRETRAINED).exists():
             raise ArgenzooError(f"tokenizer.weights={PRETRAINED} is the published tokenizer; for the folder here write ./{PRETRAINED}")
         from argenzoo.hub.pretrained import published_tokenizer
 
         return published_tokenizer(recipe).to(device).eval()
-    if folder is not None and recipe.generator is None:
-        part = replace(part, weights=str(weights_in(folder)), sha256=None)
     tokenizer = make_tokenizer(part)
     if part.weights is not None:
         load_tokenizer(tokenizer, part)
@@ -165,6 +167,14 @@ def check_scale(part: Part, tokenizer: Any, path: Path) -> None:
         raise ArgenzooError(
             f"tokenizer.latent_scale {fixed} is not the one that {path} was saved with, {measured.tolist()}: leave it out, or null"
         )
+
+
+@torch.no_grad()
+def measure_scale(tokenizer: Any, batches: Iterable[Tensor]) -> int:
+    """Set a tokenizer's latent scale to 1/std of its vectors on pictures (B, 3, H, W) in [-1, 1]; returns how many there were."""
+    with evaluating(tokenizer):
+        draws = ((part, Rng(0, range(len(part)), "scale", part.device, step=i)) for i, part in enumerate(batches))
+        return tokenizer.scale.measure(tokenizer.vectors(part, rng) for part, rng in draws)
 
 
 ENCODED_AT_ONCE = 32  # pictures: bounds the memory of the tokenizer's first level

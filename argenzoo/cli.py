@@ -1,4 +1,4 @@
-"""The command line: train, cache, sample, import, list, show, demo."""
+"""The command line: train, cache, sample, evaluate, stats, tokenizer, import, list, show, demo."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ EXAMPLES = """examples:
   argenzoo train recipe=fruit_raster tokenizer.weights=runs/vq train.lr=1e-3
   argenzoo sample runs/fruit_raster --classes 3,5 --num 16 --guidance 2 --seed 0 --out samples
   argenzoo sample var_d16 --classes 207 --num 8
+  argenzoo evaluate runs/cifar10_vq data.split=test data.held_out=0 --num 2000 --out results/cifar10_vq
   argenzoo import var --generator var_d16.pth --tokenizer vae_ch160v4096z32.pth --out weights/var_d16
 """
 
@@ -55,10 +56,33 @@ def parser() -> argparse.ArgumentParser:
     sample.add_argument("--out", default="samples", help="a new folder, or one of an earlier sampling with --overwrite")
     sample.add_argument("--overwrite", action="store_true", help="replace pictures that are there")
     sample.add_argument("--device", help="default: the GPU where there is one")
+    add_evaluation(commands)
     demo = commands.add_parser("demo", help="train every paradigm on photographs of fruit and compare")
     demo.add_argument("--out", default="runs/demo", help="folder; goes on where it stopped")
     demo.add_argument("--all", action="store_true", help="all six cells of generator and head")
     return top
+
+
+def add_evaluation(commands: Any) -> None:
+    evaluate = commands.add_parser("evaluate", help="measure a tokenizer: rFID, PSNR, SSIM, LPIPS, codebook usage, and a picture")
+    evaluate.add_argument("checkpoint", help="a tokenizer's run or checkpoint folder, or a recipe with tokenizer.weights=...")
+    evaluate.add_argument("--lpips", metavar="FILE", help=".safetensors of torchvision's AlexNet (default: torchvision's, downloaded)")
+    evaluate.add_argument("--out", default="evaluation", help="a new folder for evaluation.json and reconstructions.png")
+    stats = commands.add_parser("stats", help="reference statistics of a set's Inception features, kept by the hash of its pixels")
+    stats.add_argument("--size", type=int, required=True, help="pixels a side")
+    stats.add_argument("--out", help="a file for a copy, .safetensors")
+    for command in (evaluate, stats):
+        command.add_argument("--inception", metavar="FILE", help="weights of the FID Inception (default: the package's, or a download)")
+        command.add_argument("--cache", metavar="FOLDER", help="of features and statistics (default: the user's cache)")
+    tokenizer = commands.add_parser("tokenizer", help="a tokenizer's latents").add_subparsers(dest="action", required=True)
+    latents = tokenizer.add_parser("stats", help="measure the latent scale on pictures, and write it into a copy of the tokenizer")
+    latents.add_argument("checkpoint", help="a tokenizer's run or checkpoint folder, or a recipe with tokenizer.weights=...")
+    latents.add_argument("--out", help="a new folder for the tokenizer with that scale (default: only print it)")
+    for command in (evaluate, stats, latents):
+        command.add_argument("pairs", nargs="*", metavar="key=value", help="the pictures, such as data.name=folder data.path=PATH")
+        command.add_argument("--num", type=int, help="pictures, spread over the set's held-out part, or all of it (default: all)")
+        command.add_argument("--device", help="default: the GPU where there is one")
+        command.add_argument("--overwrite", action="store_true", help="replace what is there")
 
 
 def add_import(commands: Any) -> None:
@@ -162,6 +186,37 @@ def sample_command(arguments: argparse.Namespace) -> None:
     print(f"{made['num']} pictures in {made['seconds']:.1f} s: {arguments.out}/grid.png, single pictures and samples.json beside it")
 
 
+def settings_of(arguments: argparse.Namespace) -> Any:
+    from argenzoo.evaluation.command import Settings
+
+    names = ("num", "out", "inception", "lpips", "cache", "device")
+    given: dict[str, Any] = {name: value for name in names if (value := getattr(arguments, name, None)) is not None}
+    return Settings(**given, overwrite=arguments.overwrite)
+
+
+def evaluate_command(arguments: argparse.Namespace) -> None:
+    from argenzoo.evaluation.command import evaluate, table
+
+    made = evaluate(arguments.checkpoint, parse_overrides(arguments.pairs), settings_of(arguments))
+    print(f"{table(made)}\n{arguments.out}: evaluation.json and reconstructions.png (originals, reconstructions, 4 x their errors)")
+
+
+def stats_command(arguments: argparse.Namespace) -> None:
+    from argenzoo.evaluation.command import stats
+
+    found, path = stats(parse_overrides(arguments.pairs), arguments.size, settings_of(arguments))
+    print(f"{found.count:,} pictures, pixels {found.pixels[:16]}, Inception {found.inception[:16]}: {path}")
+
+
+def tokenizer_command(arguments: argparse.Namespace) -> None:
+    from argenzoo.evaluation.command import latent_stats
+
+    made = latent_stats(arguments.checkpoint, parse_overrides(arguments.pairs), settings_of(arguments))
+    now, before = (" ".join(f"{factor:.4f}" for factor in made[key]) for key in ("latent_scale", "before"))
+    print(f"latent scale {now}, from {made['num']:,} pictures (it was {before})")
+    print(f"written to {arguments.out}" if arguments.out else "nothing was written: --out FOLDER makes a tokenizer with this scale")
+
+
 def import_command(arguments: argparse.Namespace) -> None:
     from argenzoo.hub import import_official
 
@@ -217,6 +272,9 @@ COMMANDS: dict[str, Any] = {
     "train": train_command,
     "cache": cache_command,
     "sample": sample_command,
+    "evaluate": evaluate_command,
+    "stats": stats_command,
+    "tokenizer": tokenizer_command,
     "import": import_command,
     "list": list_command,
     "show": show_command,

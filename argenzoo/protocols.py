@@ -98,11 +98,29 @@ class Progress:
     total: int
 
 
-Terms = dict[str, Callable[[], Tensor]]  # a loss's parts by name, computed where a recipe gives them a weight
+@dataclass(frozen=True)
+class Reconstruction:
+    """What a tokenizer made of pictures in training.
+
+    Args:
+        pictures: (B, 3, H, W), with its gradient.
+        terms: the tokenizer's own losses by name, computed where a recipe gives them a weight.
+        ids: (B, N) of all scales, where there is a codebook.
+        vectors: (B, N, C) that were looked up, without gradient.
+    """
+
+    pictures: Tensor
+    terms: dict[str, Callable[[], Tensor]]
+    ids: Tensor | None = None
+    vectors: Tensor | None = None
 
 
 class Tokenizer(Protocol):
-    """Images <-> tokens. Frozen while a generator trains."""
+    """Images <-> tokens. Frozen while a generator trains.
+
+    A tokenizer with a codebook has it as ``codebook``, a ``tokenizers.codebook.Codebook``; one that an adversarial loss with an adaptive
+    weight trains has ``last_layer``, the decoder's last weight.
+    """
 
     space: TokenSpace
     image_size: int
@@ -128,8 +146,8 @@ class Tokenizer(Protocol):
     def vectors(self, images: Tensor, rng: Draws | None = None) -> Tensor:
         """Continuous tokens before scaling (B, N, C): what ``scale`` is measured on."""
 
-    def reconstruct(self, images: Tensor, rng: Draws | None = None) -> tuple[Tensor, Terms]:
-        """Training: (reconstruction, the tokenizer's own loss terms)."""
+    def reconstruct(self, images: Tensor, rng: Draws | None = None) -> Reconstruction:
+        """Training: encoded, quantised or sampled, and decoded, with gradients."""
 
 
 class Conditioner(Protocol):

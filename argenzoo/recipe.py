@@ -13,7 +13,7 @@ from pydantic import Field
 from argenzoo.errors import ArgenzooError, suggestion
 from argenzoo.options import SamplingOptions
 from argenzoo.published import Pretrained
-from argenzoo.registry import Config, Registry, conditioners, datasets, generators, heads, tokenizers
+from argenzoo.registry import Config, Registry, conditioners, datasets, generators, heads, losses, tokenizers
 
 REGISTRIES = {"tokenizer": tokenizers, "conditioner": conditioners, "generator": generators, "head": heads, "data": datasets}
 
@@ -61,10 +61,20 @@ class TrainConfig(Config):
     sample_every: int | None = Field(None, ge=1)
     save_every: int | None = Field(None, ge=1)
     keep: int | None = Field(3, ge=1, description="checkpoints: the last ones, and the best by held-out loss; None: all")
+    only: tuple[str, ...] = Field((), description="patterns of the parameters that are trained, e.g. *.decoder.*; none: all")
     max_skipped: int = Field(20, ge=0, description="steps that were not finite, among the last 200, that stop the run")
     workers: int = Field(0, ge=0, description="processes that load samples")
     out: str | None = Field(None, description="folder; None: runs/NAME")
     resume: bool = Field(False, description="go on from the newest checkpoint in out")
+
+
+class CodebookConfig(Config):
+    """What is done for a codebook besides its gradients; all of it off in the published systems."""
+
+    start: Literal["random", "data", "kmeans"] = Field(
+        "random", description="codes before the first step: as built, or from encoded pictures"
+    )
+    restart: int | None = Field(None, ge=1, description="every so many steps, codes that were not used since become encoded vectors")
 
 
 @dataclass(frozen=True)
@@ -77,7 +87,8 @@ class Recipe:
     generator: Part | None = None
     head: Part | None = None
     sampling: SamplingOptions | None = None
-    loss: dict[str, float] | None = None
+    loss: dict[str, float | Config] | None = None
+    codebook: CodebookConfig | None = None
     data: Part | None = None
     train: TrainConfig | None = None
     pretrained: Pretrained | None = None
@@ -90,7 +101,9 @@ class Recipe:
             if section is not None:
                 out[key] = section.dump()
         if self.loss is not None:
-            out["loss"] = dict(self.loss)
+            out["loss"] = {term: value.model_dump(mode="json") if isinstance(value, Config) else value for term, value in self.loss.items()}
+        if self.codebook is not None:
+            out["codebook"] = self.codebook.model_dump(mode="json")
         if self.train is not None:
             out["train"] = self.train.model_dump(mode="json")
         if self.pretrained is not None:
@@ -114,7 +127,7 @@ class Recipe:
 
 REPLACES = {"train.steps": "epochs", "train.epochs": "steps", "tokenizer.weights": "sha256"}  # naming one drops the other
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same, in C where it is there: ten times as fast
-SECTIONS = ("name", "tokenizer", "conditioner", "generator", "head", "sampling", "loss", "data", "train", "pretrained")
+SECTIONS = ("name", "tokenizer", "conditioner", "generator", "head", "sampling", "loss", "codebook", "data", "train", "pretrained")
 
 
 def recipe_folder() -> Path:
@@ -240,7 +253,8 @@ def parse_recipe(values: dict[str, Any]) -> Recipe:
         generator=parts.get("generator"),
         head=parts.get("head"),
         sampling=_sampling(values.get("sampling"), parts),
-        loss=_weights(values["loss"]) if values.get("loss") else None,
+        loss=_losses(values["loss"]) if values.get("loss") else None,
+        codebook=CodebookConfig.parse(values["codebook"], "codebook") if values.get("codebook") else None,
         data=parts.get("data"),
         train=_train(values["train"]) if values.get("train") else None,
         pretrained=Pretrained.parse(values["pretrained"], "pretrained") if values.get("pretrained") else None,
@@ -266,6 +280,11 @@ def _train(values: Any) -> TrainConfig:
     return train
 
 
+def data_part(values: dict[str, Any]) -> Part:
+    """A data section alone. Raises ArgenzooError on an unknown set or key."""
+    return _part(values, datasets)
+
+
 def _part(values: Any, registry: Registry) -> Part:
     if not isinstance(values, dict) or "name" not in values:
         raise ArgenzooError(f"section '{registry.kind}' needs a name (choices: {', '.join(registry.names())})")
@@ -280,9 +299,16 @@ def _part(values: Any, registry: Registry) -> Part:
     return Part(name, registry.get(str(name)).Config.parse(rest, where), **extra)
 
 
-def _weights(values: Any) -> dict[str, float]:
-    """The loss section: term -> weight."""
-    try:
-        return {str(term): float(weight) for term, weight in values.items()}
-    except (AttributeError, TypeError, ValueError):
-        raise ArgenzooError(f"loss: expected a weight for each term, got {values!r}") from None
+def _losses(values: Any) -> dict[str, float | Config]:
+    """The loss section: term -> weight, or weight and settings where the term is a registered part."""
+    if not isinstance(values, dict):
+        raise ArgenzooError(f"loss: expected a weight for each term, got {values!r}")
+    return {str(term): _loss(str(term), value) for term, value in values.items() if value is not None}
+
+
+def _loss(term: str, value: Any) -> float | Config:
+    if term in losses.names():
+        return losses.get(term).Config.parse(value if isinstance(value, dict) else {"weight": value}, f"loss.{term}")
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ArgenzooError(f"loss.{term}: expected a weight, got {value!r}")
+    return float(value)

@@ -106,6 +106,7 @@ heads = Registry("head", {"cross_entropy": "argenzoo.heads.cross_entropy:CrossEn
 conditioners = Registry(
     "conditioner", {"class_labels": "argenzoo.condition:ClassLabels", "text_features": "argenzoo.condition:TextFeatures"}
 )
+losses = Registry("loss", {"perceptual": "argenzoo.losses.perceptual:Perceptual", "adversarial": "argenzoo.losses.adversarial:Adversarial"})
 datasets = Registry(
     "dataset",
     {

@@ -9,8 +9,8 @@ from einops import rearrange
 from torch import Tensor
 
 from argenzoo.heads.schedule import respaced
+from argenzoo.losses.terms import kl_divergence
 from argenzoo.rng import Rng
-from argenzoo.tokenizers.kl import kl_divergence
 
 
 def grid(vectors: Tensor, side: int) -> Tensor:
@@ -27,14 +27,15 @@ def test_llamagen_vq():
     case.matches(grid(vq.embed(ids), side), "quantized")
     case.matches(vq.decode(vq.embed(ids)), "reconstruction")
     case.matches(vq.decode(ids), "reconstruction_from_ids")
-    reconstruction, losses = vq.reconstruct(image)
-    case.matches(reconstruction, "reconstruction")
+    made = vq.reconstruct(image)
+    case.matches(made.pictures, "reconstruction")
+    case.matches(made.ids, "ids")
     for ours, (weight, theirs) in {
         "codebook": (1, "vq_loss"),
         "commitment": (0.25, "commit_loss"),
         "entropy": (0.1, "entropy_loss"),
     }.items():
-        case.matches(weight * losses[ours](), theirs)
+        case.matches(weight * made.terms[ours](), theirs)
 
 
 def llamagen_condition(case: cases.Golden):
@@ -82,7 +83,7 @@ def test_var(name: str):
     z, _ = model.generator(tokenizer.context(ids), model.conditioner(labels))
     case.matches(model.head.logits(z), "logits")
     case.matches(model.network(tokenizer.context(ids), ids, labels)["loss"], "loss")
-    _, losses = tokenizer.reconstruct(image)
+    losses = tokenizer.reconstruct(image).terms
     case.matches(losses["codebook"]() + 0.25 * losses["commitment"](), "vq_loss")
 
 

@@ -12,7 +12,7 @@ from argenzoo.recipe import load_recipe
 from argenzoo.registry import tokenizers
 from argenzoo.rng import Rng
 from argenzoo.tokenizers.multiscale_vq import phi_of_scale
-from argenzoo.training.tasks import TokenizerObjective
+from argenzoo.training.objective import TokenizerObjective
 
 
 def images(batch: int = 4) -> torch.Tensor:
@@ -39,7 +39,7 @@ def test_shapes_and_unit_scale(name: str, overrides: dict):
     space = tokenizer.space
     assert space.num_tokens == sum(h * w for h, w in space.scales)
     rng = Rng(1, range(4))
-    tokenizer.scale.measure(tokenizer.vectors(images(), rng))
+    tokenizer.scale.measure([tokenizer.vectors(images(), rng)])
     tokens = tokenizer.tokens(tokenizer.encode(images()), Rng(1, range(4)))
     assert tokens.shape[:2] == (4, space.num_tokens)
     if space.vocab_size is None:
@@ -58,7 +58,7 @@ def test_shapes_and_unit_scale(name: str, overrides: dict):
 @pytest.mark.parametrize("quantize", [True, False])
 def test_pyramid_context_knows_only_coarser_scales(quantize: bool):
     tokenizer = made("fruit_msvq", {"tokenizer.quantize": quantize})
-    tokenizer.scale.measure(tokenizer.vectors(images()))
+    tokenizer.scale.measure([tokenizer.vectors(images())])
     tokens = tokenizer.tokens(tokenizer.encode(images()))
     whole = tokenizer.context(tokens)
     ends = [sum(tokenizer.space.sizes[: k + 1]) for k in range(len(tokenizer.space.sizes))]
@@ -75,7 +75,7 @@ def test_vectors_before_the_codebook_decode_to_the_autoencoder():
     vq = made("fruit_vq", {"tokenizer.quantize": False})
     pyramid = made("fruit_msvq", {"tokenizer.quantize": False, "tokenizer.phi_ratio": 0.0})
     for tokenizer in (vq, pyramid):
-        tokenizer.scale.measure(tokenizer.vectors(images()))
+        tokenizer.scale.measure([tokenizer.vectors(images())])
     plain = vq.autoencoder.decode(vq._grid(vq.vectors(images())))
     torch.testing.assert_close(vq.decode(vq.tokens(vq.encode(images()))), plain)
     whole = pyramid.autoencoder.decode(pyramid.autoencoder.encode(images())).clamp(-1, 1)

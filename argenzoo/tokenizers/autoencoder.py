@@ -63,6 +63,11 @@ class Autoencoder(nn.Module):
         self.quant_conv = nn.Conv2d(latent * moments, dim * moments, kernel, padding=kernel // 2)
         self.post_quant_conv = nn.Conv2d(dim, latent, kernel, padding=kernel // 2)
 
+    @property
+    def last_layer(self) -> Tensor:
+        """The weight whose gradients an adaptive weight compares."""
+        return self.decoder.conv_out.weight
+
     def encode(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> the latent (B, dim * moments, h, w)."""
         size = (3, self.image_size, self.image_size)

@@ -8,7 +8,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from argenzoo.errors import ArgenzooError
-from argenzoo.protocols import Terms, TokenSpace
+from argenzoo.losses.terms import kl_divergence
+from argenzoo.protocols import Reconstruction, TokenSpace
 from argenzoo.rng import Draws
 from argenzoo.tokenizers.autoencoder import Autoencoder, AutoencoderConfig
 from argenzoo.tokenizers.scale import LatentScale
@@ -64,10 +65,15 @@ class KL(nn.Module):
         """Posterior samples before scaling, (B, N, C p^2)."""
         return self._patches(posterior_sample(*self.moments(images), rng))
 
-    def reconstruct(self, images: Tensor, rng: Draws | None = None) -> tuple[Tensor, Terms]:
-        """Training: (reconstruction of a posterior sample, {kl: divergence from N(0, 1), summed a sample, mean of the batch})."""
+    def reconstruct(self, images: Tensor, rng: Draws | None = None) -> Reconstruction:
+        """Training: of a posterior sample. ``kl``: divergence from N(0, 1), summed a sample, mean of the batch."""
         mean, logvar = self.moments(images)
-        return self.autoencoder.decode(posterior_sample(mean, logvar, rng)), {"kl": lambda: kl_divergence(mean, logvar).mean()}
+        pictures = self.autoencoder.decode(posterior_sample(mean, logvar, rng))
+        return Reconstruction(pictures, {"kl": lambda: kl_divergence(mean, logvar).mean()})
+
+    @property
+    def last_layer(self) -> Tensor:
+        return self.autoencoder.last_layer
 
     def _patches(self, latent: Tensor) -> Tensor:
         p = self.config.patch_size
@@ -77,8 +83,3 @@ class KL(nn.Module):
 def posterior_sample(mean: Tensor, logvar: Tensor, rng: Draws | None) -> Tensor:
     """mean + std * noise; the mean where ``rng`` is None."""
     return mean if rng is None else mean + (0.5 * logvar).exp() * rng.normal(*mean.shape[1:])
-
-
-def kl_divergence(mean: Tensor, logvar: Tensor) -> Tensor:
-    """KL(N(mean, var) || N(0, 1)), summed over each sample: (B, C, h, w) -> (B,)."""
-    return 0.5 * (mean.square() + logvar.exp() - 1 - logvar).flatten(1).sum(1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,9 +13,11 @@ from torch import Tensor, nn
 
 from argenzoo.device import full_precision
 from argenzoo.errors import ArgenzooError
-from argenzoo.protocols import Terms, TokenSpace
+from argenzoo.losses.terms import entropy_loss
+from argenzoo.protocols import Reconstruction, TokenSpace
 from argenzoo.rng import Draws
 from argenzoo.tokenizers.autoencoder import Autoencoder, AutoencoderConfig
+from argenzoo.tokenizers.codebook import Codebook
 from argenzoo.tokenizers.scale import LatentScale
 
 PHI_OF_TEN_SCALES = (0, 0, 1, 1, 1, 2, 2, 3, 3, 3)  # the choice lies on exact ties: what the released weights were trained with
@@ -43,6 +45,14 @@ class Phi(nn.Module):
         return torch.lerp(x, self.conv(x), self.ratio)
 
 
+class Level(NamedTuple):
+    """One scale of a pyramid: the residual (B, C, h, w) at its size, its ids (B, h w), and the sum (B, C, H, W) up to it."""
+
+    rest: Tensor
+    ids: Tensor | None
+    total: Tensor
+
+
 class MultiscaleVQ(nn.Module):
     """Scale by scale, the residual is shrunk, quantised, grown again, refined by phi and subtracted.
 
@@ -53,6 +63,9 @@ class MultiscaleVQ(nn.Module):
         channels: int = Field(160, ge=8)
         vocab_size: int = Field(4096, ge=2)
         dim: int = Field(32, ge=1)
+        normalize: bool = Field(
+            False, description="residuals and codes to unit length where they are compared; phi sets each scale's length"
+        )
         scales: tuple[int, ...] = Field((1, 2, 3, 4, 5, 6, 8, 10, 13, 16), min_length=2)
         num_phi: int = Field(4, ge=1)
         phi_ratio: float = Field(0.5, ge=0, le=1)
@@ -67,8 +80,7 @@ class MultiscaleVQ(nn.Module):
             )
         self.config, self.image_size = config, config.image_size
         self.autoencoder = Autoencoder(config, config.dim, config.dim, kernel=3)
-        self.codebook = nn.Embedding(config.vocab_size, config.dim)
-        nn.init.uniform_(self.codebook.weight, -1 / config.vocab_size, 1 / config.vocab_size)
+        self.codebook = Codebook(config.vocab_size, config.dim, config.normalize)
         self.phis = nn.ModuleList(Phi(config.dim, config.phi_ratio) for _ in range(config.num_phi))
         self.phi_of_scale = phi_of_scale(len(config.scales), config.num_phi)
         for unused in set(range(config.num_phi)) - set(self.phi_of_scale):  # with few scales, some have no gradient
@@ -81,15 +93,13 @@ class MultiscaleVQ(nn.Module):
         """Ids of all scales (B, N), coarse to fine, or their vectors (B, N, C)."""
         if not self.config.quantize:
             return self.vectors(images)
-        maps, _ = self._residuals(self._latent(images), self.nearest)
-        return torch.cat([self._ids(map_) for map_ in maps], dim=1)
+        return torch.cat([level.ids for level in self._levels(self._latent(images)) if level.ids is not None], dim=1)
 
     def tokens(self, stored: Tensor, rng: Draws | None = None) -> Tensor:
         return stored if self.config.quantize else self.scale.apply_to(stored)
 
     def embed(self, tokens: Tensor) -> Tensor:
-        codes = self.codebook.weight
-        return tokens @ codes if tokens.is_floating_point() else F.embedding(tokens, codes)
+        return self.codebook(tokens)
 
     def context(self, tokens: Tensor, upto: int | None = None) -> Tensor:
         """(B, N, C): for each scale, the sum of the coarser ones, shrunk to it; zeros for the first and those that start after ``upto``."""
@@ -97,11 +107,11 @@ class MultiscaleVQ(nn.Module):
         known = len(ends) - 1 if upto is None else min(int(np.searchsorted(ends, upto, side="right")), len(ends) - 1)
         sums = self._sums(self._code_maps(tokens)[:known])
         shrunk = [self._shrink(total, k + 1) for k, total in enumerate(sums)]
-        rows = [rearrange(map_, "b c h w -> b (h w) c") for map_ in shrunk]
-        filled = self.space.sizes[0] + sum(row.shape[1] for row in rows)
+        parts = [rows(map_) for map_ in shrunk]
+        filled = self.space.sizes[0] + sum(part.shape[1] for part in parts)
         zeros = torch.zeros(len(tokens), 1, self.config.dim, device=tokens.device)
         pad = (zeros.expand(-1, self.space.sizes[0], -1), zeros.expand(-1, self.space.num_tokens - filled, -1))
-        return torch.cat([pad[0], *rows, pad[1]], dim=1)
+        return torch.cat([pad[0], *parts, pad[1]], dim=1)
 
     def decode(self, tokens: Tensor) -> Tensor:
         """Ids (B, N), code vectors (B, N, C), or vectors of unit scale -> images, clamped to [-1, 1] as VAR does."""
@@ -111,43 +121,45 @@ class MultiscaleVQ(nn.Module):
     @torch.no_grad()
     def vectors(self, images: Tensor, rng: Draws | None = None) -> Tensor:
         """(B, N, C): the shrunk residual of each scale when nothing is quantised."""
-        maps, _ = self._residuals(self._latent(images), lambda rest: rest)
-        return torch.cat([rearrange(map_, "b c h w -> b (h w) c") for map_ in maps], dim=1)
+        return torch.cat([rows(level.rest) for level in self._levels(self._latent(images), quantize=False)], dim=1)
 
-    def reconstruct(self, images: Tensor, rng: Draws | None = None) -> tuple[Tensor, Terms]:
-        """Training: (reconstruction, terms), straight through the pyramid; terms are means over the scales."""
+    def reconstruct(self, images: Tensor, rng: Draws | None = None) -> Reconstruction:
+        """Training: straight through the pyramid; terms are means over the scales."""
         latent = self._latent(images)
-        _, sums = self._residuals(latent.detach(), self.nearest)
-        straight = latent + (sums[-1] - latent).detach()
-        terms: Terms = {
-            "codebook": lambda: torch.stack([F.mse_loss(total, latent.detach()) for total in sums]).mean(),
-            "commitment": lambda: torch.stack([F.mse_loss(total.detach(), latent) for total in sums]).mean(),
+        levels = self._levels(latent)
+        straight = latent + (levels[-1].total - latent).detach()
+        terms = {
+            "codebook": lambda: torch.stack([F.mse_loss(level.total, latent.detach()) for level in levels]).mean(),
+            "commitment": lambda: torch.stack([F.mse_loss(level.total.detach(), latent) for level in levels]).mean(),
+            "entropy": lambda: torch.stack([entropy_loss(-self.codebook.distances(self._compared(level.rest))) for level in levels]).mean(),
         }
-        return self.autoencoder.decode(straight), terms
+        ids = torch.cat([level.ids for level in levels if level.ids is not None], dim=1)
+        looked_up = torch.cat([self._compared(level.rest.detach()) for level in levels], dim=1)
+        return Reconstruction(self.autoencoder.decode(straight), terms, ids, looked_up)
 
-    def nearest(self, rest: Tensor) -> Tensor:
-        """(B, C, h, w) -> the nearest code of each position, (B, C, h, w)."""
-        return rearrange(self.embed(self._ids(rest)), "b (h w) c -> b c h w", h=rest.shape[2])
+    @property
+    def last_layer(self) -> Tensor:
+        return self.autoencoder.last_layer
 
     def _latent(self, images: Tensor) -> Tensor:
         return self.autoencoder.encode(images).float()
 
-    def _ids(self, maps: Tensor) -> Tensor:
-        """(B, C, h, w) -> nearest codes (B, h*w); plain l2."""
-        flat, codes = rearrange(maps, "b c h w -> (b h w) c"), self.codebook.weight
-        distances = flat.square().sum(-1, keepdim=True) + codes.square().sum(-1) - 2 * flat @ codes.T
-        return distances.argmin(-1).view(len(maps), -1)
+    def _compared(self, rest: Tensor) -> Tensor:
+        """(B, C, h, w) -> what is looked up in the codebook, (B, h w, C)."""
+        return F.normalize(rows(rest), dim=-1) if self.config.normalize else rows(rest)
 
-    def _residuals(self, latent: Tensor, code: Callable[[Tensor], Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """The pyramid of a latent (B, C, H, W): each scale's code map, and the sums up to each. Always in float32."""
-        maps, sums = [], []
+    def _levels(self, latent: Tensor, quantize: bool = True) -> list[Level]:
+        """The pyramid of a latent (B, C, H, W), coarse to fine. Always in float32."""
+        levels: list[Level] = []
         total = torch.zeros_like(latent)
         with full_precision(latent.device):
-            for k in range(len(self.config.scales)):
-                maps.append(code(self._shrink(latent - total.detach(), k)))
-                total = total + self._grow(maps[-1], k)
-                sums.append(total)
-        return maps, sums
+            for k, side in enumerate(self.config.scales):
+                rest = self._shrink(latent - total.detach(), k)
+                ids = self.codebook.nearest(self._compared(rest)) if quantize else None
+                map_ = rest if ids is None else rearrange(self.codebook(ids), "b (h w) c -> b c h w", h=side)
+                total = total + self._grow(map_, k)
+                levels.append(Level(rest, ids, total))
+        return levels
 
     def _code_maps(self, tokens: Tensor) -> list[Tensor]:
         """Tokens -> a map (B, C, h, w) a scale."""
@@ -175,3 +187,8 @@ class MultiscaleVQ(nn.Module):
         side = self.config.grid
         grown = map_ if side == map_.shape[-1] else F.interpolate(map_, (side, side), mode="bicubic")
         return self.phis[self.phi_of_scale[k]](grown)
+
+
+def rows(map_: Tensor) -> Tensor:
+    """(B, C, h, w) -> (B, h w, C)."""
+    return rearrange(map_, "b c h w -> b (h w) c")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
@@ -39,7 +41,15 @@ class LatentScale(nn.Module):
         return tokens / self.rows()
 
     @torch.no_grad()
-    def measure(self, vectors: Tensor) -> None:
-        """Set the factors to 1/std of (B, N, C) vectors, scale by scale."""
-        stds = [part.float().std() for part in vectors.split(self.sizes, dim=1)]
-        self.factors.copy_(1 / torch.stack(stds).clamp(min=1e-6))
+    def measure(self, batches: Iterable[Tensor]) -> int:
+        """Set the factors to 1/std of all (B, N, C) vectors, scale by scale; returns how many samples there were. None: no change."""
+        samples, sums = 0, torch.zeros(3, len(self.sizes), dtype=torch.float64)  # count, sum, sum of squares
+        for vectors in batches:
+            samples += len(vectors)
+            for k, part in enumerate(vectors.double().cpu().split(self.sizes, dim=1)):
+                sums[:, k] += torch.stack([torch.tensor(float(part.numel())), part.sum(), part.square().sum()])
+        if samples:
+            count, total, squares = sums
+            variance = (squares - total.square() / count) / (count - 1)
+            self.factors.copy_(1 / variance.clamp(min=1e-12).sqrt())
+        return samples

@@ -67,6 +67,8 @@ class Logs:
         speed = f"{figures['images_per_second']:.0f} img/s  {figures['tokens_per_second']:.0f} tok/s"
         shares = f"data {figures['data_fraction']:.0%}  encoding {figures['encoding_fraction']:.0%}"
         steps = f"{figures['loss']:.4f}  lr {figures['lr']:.2e}  |grad| {figures['grad_norm']:.2f}"
+        more = {"codebook_usage": "codes", "discriminator_accuracy": "told apart"}
+        shares += "".join(f"  {word} {figures[name]:.0%}" for name, word in more.items() if name in figures)
         left = clock((self.steps - step) * passed / max(done, 1))
         return f"{self.name}  step {step}/{self.steps}  loss {steps}  {speed}  {shares}{skipped}  {left} left"
 
@@ -165,5 +167,8 @@ def summary(name: str, log: list[dict[str, Any]]) -> str:
         rows["held-out loss, first and last"] = f"{held_out[0]['held_out_loss']:.4f}, {held_out[-1]['held_out_loss']:.4f}"
         rows["best held-out loss"] = f"{best['held_out_loss']:.4f} at step {best['step']:,}"
     rows |= {key: f"{end[key]:.4g}" for key in sorted(end) if key.startswith("held_out_") and "/" not in key and end[key] is not None}
+    if train:
+        used = {key.removeprefix("codebook_"): value for key, value in train[-1].items() if key.startswith("codebook_usage")}
+        rows |= {f"codebook {key}, last window": f"{value:.1%}" for key, value in used.items()}
     rows |= {what: f"{end[key]:,}" for key, what in {"skipped": "steps skipped", "corrupt": "corrupt pictures"}.items() if end.get(key)}
     return "\n".join([f"| {name} | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows.items())]) + "\n"

@@ -1,7 +1,8 @@
-"""A player: a module with its loss, optimizer, averaged weights. A generator's run has one, an adversarial one will have two."""
+"""A player: a module with its loss, optimizer, averaged weights. A generator's run has one, an adversarial one has two."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fnmatch import fnmatch
 from typing import Any
 
@@ -20,10 +21,21 @@ class Player:
     Args:
         name: in logs.
         module: as built; ``prepare`` hands it to Accelerate.
+        start: the first step that it plays.
+        takes: (the batch's inputs, what the first player returned for them) -> inputs.
     """
 
-    def __init__(self, name: str, module: nn.Module, config: TrainConfig, steps: int) -> None:
-        self.name, self.module, self.config, self.steps = name, module, config, steps
+    def __init__(
+        self,
+        name: str,
+        module: nn.Module,
+        config: TrainConfig,
+        steps: int,
+        start: int = 0,
+        takes: Callable[[tuple, dict[str, Tensor]], tuple] = lambda arguments, earlier: arguments,
+    ) -> None:
+        self.name, self.module, self.config, self.steps, self.start, self.takes = name, module, config, steps, start, takes
+        keep_only(module, config.only)
         self.prepared: Any = module
         self.optimizer: Any = make_optimizer(module, config)
         self.ema: ModelEmaV3 | None = None
@@ -66,6 +78,17 @@ class Player:
         return bool(good == 1)
 
 
+def keep_only(module: nn.Module, patterns: tuple[str, ...]) -> None:
+    """Freeze every parameter that no pattern names. Raises ArgenzooError on a pattern that names none."""
+    named = dict(module.named_parameters())
+    for pattern in patterns:
+        if not any(fnmatch(name, pattern) for name in named):
+            raise ArgenzooError(f"train.only '{pattern}' names no parameter of this model, e.g. {next(iter(named))}")
+    for name, parameter in named.items():
+        if patterns and not any(fnmatch(name, pattern) for pattern in patterns):
+            parameter.requires_grad_(False)
+
+
 def make_optimizer(module: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     """Weight decay on parameters of two dimensions and more that no pattern of ``no_decay`` names.
 
@@ -84,4 +107,4 @@ def make_optimizer(module: nn.Module, config: TrainConfig) -> torch.optim.Optimi
     kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[config.optimizer]
     if config.optimizer == "adam" and (config.weight_decay or config.weight_decay_end):
         raise ArgenzooError("train.weight_decay has no effect with optimizer adam: set train.weight_decay=0, or optimizer=adamw")
-    return kind([group for group in groups if group["params"]], lr=config.lr, betas=config.betas)
+    return kind([group for group in groups if group["params"]], lr=config.lr, betas=config.betas, fused=True)

@@ -32,12 +32,12 @@ class Reader:
         self.task, self.device = task, device
         self.corrupt: set[str] = set()  # notes on the pictures that were stepped over
 
-    def inputs(self, stored: Tensor, labels: Tensor, encoded: bool, rng: Rng) -> tuple:
-        """A batch as it was read -> what every player's module takes."""
+    def inputs(self, stored: Tensor, labels: Tensor, encoded: bool, rng: Rng, step: int | None = None) -> tuple:
+        """A batch as it was read -> what the first player's module takes."""
         stored = stored.to(self.device, non_blocking=True)
         if not encoded:
             stored = self.task.encode(to_unit(stored))
-        return self.task.inputs(stored, labels.to(self.device, non_blocking=True), rng)
+        return self.task.inputs(stored, labels.to(self.device, non_blocking=True), rng, step)
 
     def evaluate(self, held_out: Samples, group: int, count: int) -> dict[str, tuple[Tensor, Tensor]]:
         """Figures of one group of held-out samples, on the CPU."""

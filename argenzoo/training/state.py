@@ -32,7 +32,7 @@ def save(folder: Path, recipe: Recipe, task: Task, players: list[Player], state:
         if main.ema is not None:
             share = {"ema_share": f"{ema_share(main.config, state['step']):.4f}"}
             save_weights(path / EMA, weights_of(main, averaged=True), {**facts, **share})
-        saved = replace(recipe, pretrained=None)  # these weights are not the published ones
+        saved = replace(recipe, pretrained=None, tokenizer=replace(recipe.tokenizer, weights=None, sha256=None))  # not the published ones
         if recipe.generator is not None:
             save_weights(path / TOKENIZER, task.tokenizer.state_dict(), {**about(), **kind})
             saved = with_tokenizer(saved, path / TOKENIZER)
@@ -42,7 +42,7 @@ def save(folder: Path, recipe: Recipe, task: Task, players: list[Player], state:
             save_weights(path / STATE / f"{player.name}.safetensors", weights_of(player, averaged=False), facts)
         # data position and randomness are functions of the step; readable with weights_only=True
         optimizers = {player.name: player.optimizer.state_dict() for player in players}
-        torch.save({**state, "optimizers": optimizers}, path / STATE / "run.pt")
+        torch.save({**state, "task": task.state(), "optimizers": optimizers}, path / STATE / "run.pt")
 
     write_atomically(folder, write)
 
@@ -69,8 +69,9 @@ def resume(folder: Path, recipe: Recipe, task: Task, players: list[Player], scal
         ours, theirs = getattr(recipe, kind), getattr(saved, kind)
         if not same_part(ours, theirs):
             raise ArgenzooError(f"{folder} is a checkpoint of recipe '{saved.name}' with another {kind}: use another train.out")
-    if saved.loss != recipe.loss:
-        raise ArgenzooError(f"{folder} is a checkpoint of recipe '{saved.name}' with another loss section: use another train.out")
+    for section in ("loss", "codebook"):
+        if getattr(saved, section) != getattr(recipe, section):
+            raise ArgenzooError(f"{folder} is a checkpoint of recipe '{saved.name}' with another {section} section: use another train.out")
     if saved.train is not None and recipe.train is not None:
         for key in ("seed", "batch_size"):
             if getattr(saved.train, key) != getattr(recipe.train, key):
@@ -89,6 +90,7 @@ def resume(folder: Path, recipe: Recipe, task: Task, players: list[Player], scal
         raise ArgenzooError(f"{folder / STATE / 'run.pt'} is missing or truncated ({' '.join(str(error).split())[:120]})") from None
     for player in players:
         load_optimizer(player, state["optimizers"][player.name], folder)
+    task.restore(state.get("task", {}))  # absent in checkpoints of 0.1
     if scaler is not None and state["scaler"] is not None:
         scaler.load_state_dict(state["scaler"])
     return state

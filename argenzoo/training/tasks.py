@@ -1,20 +1,18 @@
-"""What is trained: a generator over a frozen tokenizer, or a tokenizer. The loop knows neither."""
+"""What is trained: a contract between the loop and the parts, and a generator over a frozen tokenizer."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import Any, Protocol, cast
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from argenzoo.build import assemble, build_tokenizer, encoded, make_tokenizer
-from argenzoo.errors import ArgenzooError, suggestion
+from argenzoo.build import assemble, build_tokenizer, encoded
+from argenzoo.errors import ArgenzooError
 from argenzoo.model import ARModel, ARNetwork, evaluating
 from argenzoo.recipe import Recipe, TrainConfig
-from argenzoo.rng import Draws, Rng
+from argenzoo.rng import Draws
 from argenzoo.training.player import Player
 
 
@@ -35,8 +33,8 @@ class Task(Protocol):
     def example_tokens(self, stored: Tensor) -> Tensor | None:
         """Tokens to be looked at before training; None where the tokenizer is what is trained."""
 
-    def inputs(self, stored: Tensor, labels: Tensor, rng: Draws) -> tuple:
-        """A batch -> what every player's module takes."""
+    def inputs(self, stored: Tensor, labels: Tensor, rng: Draws, step: int | None = None) -> tuple:
+        """A batch -> what the first player's module takes; ``step`` is None in evaluation."""
 
     def evaluate(self, inputs: tuple) -> dict[str, tuple[Tensor, Tensor]]:
         """Held-out figures as (sum, count), of the averaged weights."""
@@ -46,6 +44,21 @@ class Task(Protocol):
 
     def pictures(self, examples: Tensor, labels: Tensor) -> Tensor:
         """A grid's pictures (R, columns, 3, H, W) in [0, 1], to look at while it trains."""
+
+    def begin(self, examples: Iterable[Tensor]) -> None:
+        """Before the first step of a new run: what is made from training pictures."""
+
+    def after(self, step: int, made: list[dict[str, Tensor]], accelerator: Any) -> None:
+        """After an optimizer step, with what the first player returned for each micro-batch."""
+
+    def figures(self, accelerator: Any) -> dict[str, float]:
+        """More to log, since the last time."""
+
+    def state(self) -> dict[str, Tensor]:
+        """What a checkpoint holds besides weights and optimizers."""
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """The counterpart of ``state``."""
 
     def finish(self, examples: Iterable[Tensor]) -> None:
         """Before a checkpoint: what is measured on training pictures, batch by batch, goes into the weights."""
@@ -87,7 +100,7 @@ class GeneratorTask:
         return self.tokenizer.tokens(stored)
 
     @torch.no_grad()
-    def inputs(self, stored: Tensor, labels: Tensor, rng: Draws) -> tuple:
+    def inputs(self, stored: Tensor, labels: Tensor, rng: Draws, step: int | None = None) -> tuple:
         tokens = self.tokenizer.tokens(stored, rng)
         return self.tokenizer.context(tokens), tokens, labels, rng
 
@@ -119,110 +132,20 @@ class GeneratorTask:
         made = model.generate(torch.cat([labels, labels]).cpu(), seed=0, indices=list(range(2 * count)))
         return made.view(2, count, *made.shape[1:])
 
+    def begin(self, examples: Iterable[Tensor]) -> None:
+        """Starts from random weights."""
+
+    def after(self, step: int, made: list[dict[str, Tensor]], accelerator: Any) -> None:
+        """Nothing is left to do."""
+
+    def figures(self, accelerator: Any) -> dict[str, float]:
+        return {}
+
+    def state(self) -> dict[str, Tensor]:
+        return {}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Nothing is kept."""
+
     def finish(self, examples: Iterable[Tensor]) -> None:
         """Nothing to measure."""
-
-
-class TokenizerObjective(nn.Module):
-    """Reconstruction and the tokenizer's own losses, weighted: what a tokenizer's player trains."""
-
-    def __init__(self, tokenizer: Any, weights: dict[str, float]) -> None:
-        super().__init__()
-        self.tokenizer, self.weights = tokenizer, weights
-
-    def forward(self, pictures: Tensor, rng: Draws | None = None) -> dict[str, Tensor]:
-        """``loss``, its terms without their weights, and the ``reconstruction`` (B, 3, H, W)."""
-        reconstruction, terms = self.tokenizer.reconstruct(pictures, rng)
-        terms = {**terms, "l1": lambda: F.l1_loss(reconstruction, pictures), "l2": lambda: F.mse_loss(reconstruction, pictures)}
-        unknown = next((term for term in self.weights if term not in terms), None)
-        if unknown is not None:
-            raise ArgenzooError(f"unknown term 'loss.{unknown}' for this tokenizer{suggestion(unknown, terms)}")
-        values = {term: terms[term]() for term in self.weights}
-        total = torch.stack([weight * values[term] for term, weight in self.weights.items()]).sum()
-        return {"loss": total, **values, "reconstruction": reconstruction}
-
-
-class TokenizerTask:
-    """Trains a tokenizer; ``tokenizer.weights``, where set, is where it starts from."""
-
-    def __init__(self, recipe: Recipe, device: torch.device) -> None:
-        assert recipe.train is not None
-        if not recipe.loss:
-            raise ArgenzooError(
-                f"recipe '{recipe.name}' trains a tokenizer and needs a loss section, e.g. loss: {{l2: 1.0, codebook: 1.0}}"
-            )
-        self.config: TrainConfig = recipe.train
-        torch.manual_seed(recipe.train.seed)
-        self.tokenizer = (build_tokenizer(recipe) if recipe.tokenizer.weights else make_tokenizer(recipe.tokenizer)).to(device)
-        self.objective = TokenizerObjective(self.tokenizer, recipe.loss)
-        self._player: Player | None = None
-
-    def players(self, steps: int) -> list[Player]:
-        self._player = Player("tokenizer", self.objective, self.config, steps)
-        return [self._player]
-
-    def encode(self, pictures: Tensor) -> Tensor:
-        return pictures
-
-    def check(self, labels: Tensor) -> None:
-        """A tokenizer reads no labels."""
-
-    def example_tokens(self, stored: Tensor) -> None:
-        return None
-
-    def inputs(self, stored: Tensor, labels: Tensor, rng: Draws) -> tuple:
-        return stored, rng
-
-    @property
-    def _averaged_objective(self) -> Any:
-        return self.objective if self._player is None else self._player.averaged
-
-    @property
-    def _averaged(self) -> Any:
-        return self._averaged_objective.tokenizer
-
-    @torch.no_grad()
-    def evaluate(self, inputs: tuple) -> dict[str, tuple[Tensor, Tensor]]:
-        objective, pictures = self._averaged_objective, inputs[0]
-        with evaluating(objective):
-            figures = objective(*inputs)
-        clamped = figures.pop("reconstruction").clamp(-1, 1)
-        error = ((clamped - pictures) / 2).square().flatten(1).mean(1)  # of pictures in [0, 1]
-        figures["psnr"] = (-10 * error.clamp(min=1e-10).log10()).mean()
-        count = torch.tensor(float(len(pictures)), device=pictures.device)
-        out = {name: (value * count, count) for name, value in figures.items()}
-        space = self._averaged.space
-        if space.vocab_size is not None:  # how often each code was used; the summary counts those that were
-            ids = self._averaged.encode(pictures).flatten()
-            out["used"] = torch.bincount(ids, minlength=space.vocab_size).float(), count
-        return out
-
-    def summary(self, totals: dict[str, tuple[Tensor, Tensor]]) -> dict[str, float]:
-        totals = dict(totals)
-        used = totals.pop("used", None)
-        out = {name: (total / count.clamp(min=1)).item() for name, (total, count) in totals.items()}
-        if used is not None:
-            share = used[0] / used[0].sum()
-            out["codebook_usage"] = (used[0] > 0).float().mean().item()
-            out["codebook_perplexity"] = math.exp(-(share * share.clamp(min=1e-12).log()).sum().item())
-        return out
-
-    @torch.no_grad()
-    def pictures(self, examples: Tensor, labels: Tensor) -> Tensor:
-        """Originals above reconstructions."""
-        tokenizer = self._averaged
-        with evaluating(tokenizer):
-            made = tokenizer.decode(tokenizer.tokens(tokenizer.encode(examples)))
-        return (torch.stack([examples, made]).clamp(-1, 1) + 1) / 2
-
-    @torch.no_grad()
-    def finish(self, examples: Iterable[Tensor]) -> None:
-        """Measures the latent scale, unless the recipe fixes it."""
-        if self.tokenizer.config.latent_scale is not None:
-            return
-        with evaluating(self._averaged):
-            vectors = [
-                self._averaged.vectors(part, Rng(0, range(len(part)), "scale", part.device, step=i)) for i, part in enumerate(examples)
-            ]
-        self._averaged.scale.measure(torch.cat(vectors))
-        self.tokenizer.scale.load_state_dict(self._averaged.scale.state_dict())

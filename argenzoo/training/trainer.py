@@ -31,7 +31,8 @@ from argenzoo.training.player import Player
 from argenzoo.training.reader import GROUP, Reader
 from argenzoo.training.source import Source, open_source
 from argenzoo.training.state import resume, save
-from argenzoo.training.tasks import GeneratorTask, Task, TokenizerTask
+from argenzoo.training.tasks import GeneratorTask, Task
+from argenzoo.training.tokenizer_task import TokenizerTask
 from argenzoo.versions import about
 
 PATIENCE = timedelta(hours=6)  # of the other processes, while the main one saves or samples
@@ -90,6 +91,8 @@ class Trainer:
 
     def run(self) -> Path:
         """All steps from where the run stands."""
+        if not checkpoints(self.out):
+            self.task.begin(self.reader.first(self.training))
         for player in self.players:
             player.prepare(self.accelerator)
         pending = self._go_on()
@@ -152,7 +155,7 @@ class Trainer:
             figures = self._step(step, stream)
             done = step + 1
             logged = done % self.config.log_every == 0 or done == self.steps
-            self.logs.step(done, self._mean(figures) if logged else None, self.seconds)
+            self.logs.step(done, {**self._mean(figures), **self.task.figures(self.accelerator)} if logged else None, self.seconds)
             if logged:
                 self.seconds = dict.fromkeys(self.seconds, 0.0)
             with self.logs.paused():
@@ -177,13 +180,20 @@ class Trainer:
         torch.manual_seed(int(philox(self.config.seed, "dropout", step * world + rank).integers(2**63)))
         figures: dict[str, Tensor | float] = {}
         skipped = False
-        for player in self.players:
+        made: list[dict[str, Tensor]] = [{} for _ in inputs]  # by the first player
+        for player in (player for player in self.players if step >= player.start):
+            first = player is self.players[0]
             player.prepared.train()
-            outs = [self._backward(player, arguments, last=arguments is inputs[-1]) for arguments in inputs]
-            figures |= {name: torch.stack([out[name] for out in outs]).mean() for name in outs[0]}
-            updated = player.update(self.accelerator, step, figures["loss"])
+            outs = [
+                self._backward(player, player.takes(arguments, out), last=arguments is inputs[-1])
+                for arguments, out in zip(inputs, made, strict=True)
+            ]
+            means = {name: torch.stack([out[name] for out in outs]).mean() for name, value in outs[0].items() if value.dim() == 0}
+            updated = player.update(self.accelerator, step, means["loss"])
             skipped |= bool(updated.pop("skipped"))
-            figures |= updated
+            figures |= {name if first else f"{player.name}_{name}": value for name, value in (means | updated).items()}
+            made = outs if first else made
+        self.task.after(step, made, self.accelerator)
         self.skips.note(step + 1, skipped, self._last_good)
         return {**figures, "skipped": float(self.skips.total)}
 
@@ -192,7 +202,7 @@ class Trainer:
         with nullcontext() if last else self.accelerator.no_sync(player.prepared):
             out = player.prepared(*arguments)
             self.accelerator.backward(out["loss"] / self.config.accumulate)
-        return {name: value.detach() for name, value in out.items() if value.dim() == 0}
+        return {name: value.detach() for name, value in out.items()}
 
     def _inputs(self, step: int, stream: Iterator[Batch]) -> tuple:
         """The next micro-batch, as the players take it; what the wait and the encoding took is counted."""
@@ -205,7 +215,7 @@ class Trainer:
             self.task.check(batch.labels)
         rng = Rng(self.config.seed, batch.draws.tolist(), "train", self.accelerator.device, step)
         with self._timed("encoding"):
-            return self.reader.inputs(batch.stored, batch.labels, self.training.encoded, rng)
+            return self.reader.inputs(batch.stored, batch.labels, self.training.encoded, rng, step)
 
     @contextmanager
     def _timed(self, what: str) -> Iterator[None]:

@@ -1,0 +1,1 @@
+"""Measuring: tokenizers by what they reconstruct."""

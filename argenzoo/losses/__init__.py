@@ -1,0 +1,1 @@
+"""Losses that train tokenizers: plain terms, and parts with settings and networks of their own."""
