@@ -80,7 +80,7 @@ class Registry:
         return loaded
 
     def _entry_points(self) -> Any:
-        return entry_points(group=f"argenzoo.{self.kind}s")
+        return entry_points(group=f"argenzoo.{self.kind}{'es' if self.kind.endswith('s') else 's'}")
 
     def _check(self, name: str, part: type) -> None:
         for attribute in ("Config", "Sampling") if self.kind in ("generator", "head") else ("Config",):

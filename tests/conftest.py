@@ -21,7 +21,8 @@ SMALL = [name for name in list_models() if name.startswith("fruit_")]
 CELLS = [name for name in SMALL if load_recipe(name).generator is not None]
 TOKENIZERS = [name for name in SMALL if name not in CELLS]
 CIFAR = [name for name in list_models() if name.startswith("cifar10_")]
-PUBLISHED = [name for name in list_models() if name not in SMALL + CIFAR]
+PUBLISHED = [name for name in list_models() if name not in SMALL + CIFAR and load_recipe(name).generator is not None]
+PUBLISHED_TOKENIZERS = [name for name in list_models() if name not in SMALL + CIFAR + PUBLISHED]
 
 
 @pytest.fixture

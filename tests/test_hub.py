@@ -123,6 +123,25 @@ def test_the_tokenizer_alone_and_as_weights_of_a_training(published: tuple[Path,
     assert trained.recipe.pretrained is None  # its weights are no longer those
 
 
+def test_fine_tuning_the_published_tokenizer(published: tuple[Path, str], pictures: Path, tmp_path: Path):
+    """It starts where its authors stopped, and leaves the converted file in the cache as it is."""
+    values = yaml.safe_load(published[0].read_text())
+    tuned = {key: values[key] for key in ("tokenizer", "pretrained", "train")} | {"loss": {"l2": 1.0, "codebook": 1.0}}
+    tuned["pretrained"].pop("generator")
+    tuned["train"] |= {"epochs": None, "steps": 2, "batch_size": 4, "precision": "fp32", "workers": 0, "lr": 1e-2, "warmup": 0.0, "no_decay": []}
+    tuned["data"] = {"name": "folder", "path": str(pictures), "held_out": 0.2}
+    path = tmp_path / "tuned.yaml"
+    path.write_text(yaml.safe_dump(tuned))
+    before = {key: tensor.clone() for key, tensor in build_tokenizer(path, {"tokenizer.weights": "pretrained"}).state_dict().items()}
+    assert main(["train", f"recipe={path}", "tokenizer.weights=pretrained", f"train.out={tmp_path / 'run'}"]) == 0
+    after = build_tokenizer(tmp_path / "run").state_dict()
+    moved = [key for key in before if key.startswith("autoencoder") and not torch.equal(before[key], after[key])]
+    assert len(moved) > 50
+    assert all((after[key] - before[key]).abs().max() < 0.1 for key in moved)
+    again = build_tokenizer(path, {"tokenizer.weights": "pretrained"}).state_dict()
+    assert all(torch.equal(tensor, again[key]) for key, tensor in before.items())
+
+
 def test_the_command_samples_published_weights(published: tuple[Path, str], tmp_path: Path):
     out = tmp_path / "samples"
     assert main(["sample", str(published[0]), "--classes", "1", "--num", "1", "--out", str(out)]) == 0

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import CIFAR, PUBLISHED
+from conftest import CIFAR, PUBLISHED, PUBLISHED_TOKENIZERS
 
 import argenzoo
 from argenzoo.build import assemble, make_tokenizer
@@ -38,6 +38,7 @@ MILLIONS = {
     "mar_h": 943,
 }
 TABLE1 = [f"mar_table1_{order}_{head}" for order in ("raster", "random", "masked") for head in ("ce", "diffusion")]
+PUBLISHED_TOKENIZERS_MILLIONS = {"vq16": 71.9, "vq8": 70.1, "msvq16": 108.9, "kl16": 66.5}
 TOKENIZER_MILLIONS = {"vq": 71.9, "multiscale_vq": 108.9, "kl": 66.5}
 
 
@@ -57,8 +58,39 @@ def test_published_recipes_say_what_to_expect(name: str):
         assert any(word in line for line in header), word
 
 
+@pytest.mark.parametrize("name", PUBLISHED_TOKENIZERS)
+def test_published_tokenizers_say_what_to_expect(name: str):
+    header = [line for line in (recipe_folder() / f"{name}.yaml").read_text().splitlines() if line.startswith("#")]
+    for word in (
+        "# Paper: arXiv 24",
+        "Expected rFID-50k (256 px): ",
+        "# Cost: ",
+        "GPU hours",
+        f"evaluate {name} tokenizer.weights=pretrained",
+    ):
+        assert any(word in line for line in header), word
+
+
+@pytest.mark.parametrize("name", PUBLISHED_TOKENIZERS)
+def test_published_tokenizers_are_those_of_the_generators(name: str):
+    """The same architecture, file and hash as where a generator names them; everything the zoo adds is off."""
+    recipe = load_recipe(name)
+    assert parameters_by_part(recipe)["total"] / 1e6 == pytest.approx(PUBLISHED_TOKENIZERS_MILLIONS[name], rel=0.005)
+    assert recipe.codebook is None
+    assert "entropy" not in recipe.loss
+    assert recipe.loss["adversarial"].norm == "batch"
+    same = [load_recipe(other) for other in PUBLISHED if load_recipe(other).pretrained]
+    same = [other for other in same if other.pretrained.tokenizer.file == recipe.pretrained.tokenizer.file]
+    assert same or name == "vq8"
+    for other in same:
+        free = {"image_size", "scales", "latent_scale"}
+        assert other.tokenizer.config.model_dump(exclude=free) == recipe.tokenizer.config.model_dump(exclude=free)
+        assert other.pretrained.tokenizer == recipe.pretrained.tokenizer
+
+
 def test_every_published_model_has_a_recipe():
     assert sorted([*MILLIONS, *TABLE1]) == sorted(PUBLISHED)
+    assert sorted(PUBLISHED_TOKENIZERS_MILLIONS) == sorted(PUBLISHED_TOKENIZERS)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

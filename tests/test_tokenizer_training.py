@@ -12,10 +12,12 @@ from conftest import TOKENIZERS, losses, recipe_for, tiny
 from safetensors.torch import load_file
 from test_resume import STEPS, Killed, same_weights
 
+from argenzoo import registry
 from argenzoo.build import build_tokenizer, make_tokenizer
 from argenzoo.checkpoint import MODEL, resolve
 from argenzoo.errors import ArgenzooError
 from argenzoo.recipe import Recipe, load_recipe
+from argenzoo.registry import Config as PartConfig
 from argenzoo.rng import Rng
 from argenzoo.training.logs import read_log
 from argenzoo.training.objective import TokenizerObjective
@@ -192,6 +194,33 @@ def test_fine_tuning_starts_where_the_weights_are(name: str, tokenizer_runs: dic
     torch.testing.assert_close({k: v for k, v in tuned.items() if "scale" not in k}, {k: v for k, v in start.items() if "scale" not in k})
     assert load_recipe(resolve(run) / "recipe.yaml").tokenizer.weights is None  # its own are beside it
     assert losses(run)
+
+
+class Contrast(torch.nn.Module):
+    """Somebody's own loss."""
+
+    class Config(PartConfig):
+        weight: float = 1.0
+        power: int = 2
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+
+    def forward(self, reconstruction: torch.Tensor, pictures: torch.Tensor) -> torch.Tensor:
+        return (reconstruction.std() - pictures.std()).abs() ** self.config.power
+
+
+def test_a_registered_loss_trains(pictures: Path, tmp_path: Path):
+    registry.losses.register("contrast")(Contrast)
+    try:
+        run = train(recipe_for("fruit_kl", {}, tmp_path / "run", pictures, overrides={"loss.contrast": {"weight": 0.5, "power": 1}}))
+        assert all(entry["contrast"] > 0 for entry in read_log(run) if entry["event"] == "train")
+        assert load_recipe(resolve(run) / "recipe.yaml").loss["contrast"].power == 1
+        with pytest.raises(ArgenzooError, match=r"unknown key 'loss.contrast.pwer'; did you mean 'power'"):
+            tiny("fruit_kl", {"loss.contrast": {"pwer": 1}})
+    finally:
+        del registry.losses._parts["contrast"]
 
 
 MISTAKES: list[tuple[str, dict[str, Any], str]] = [

