@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -170,11 +170,18 @@ def check_scale(part: Part, tokenizer: Any, path: Path) -> None:
 
 
 @torch.no_grad()
-def measure_scale(tokenizer: Any, batches: Iterable[Tensor]) -> int:
-    """Set a tokenizer's latent scale to 1/std of its vectors on pictures (B, 3, H, W) in [-1, 1]; returns how many there were."""
+def measure_scale(tokenizer: Any, batches: Iterable[Tensor]) -> None:
+    """Set a tokenizer's latent scale to 1/std of its vectors on pictures (B, 3, H, W) in [-1, 1]. Raises as its ``measure`` does."""
+    seen = 0
+
+    def vectors() -> Iterator[Tensor]:
+        nonlocal seen
+        for part in batches:
+            yield tokenizer.vectors(part, Rng(0, range(seen, seen + len(part)), "scale", part.device))
+            seen += len(part)
+
     with evaluating(tokenizer):
-        draws = ((part, Rng(0, range(len(part)), "scale", part.device, step=i)) for i, part in enumerate(batches))
-        return tokenizer.scale.measure(tokenizer.vectors(part, rng) for part, rng in draws)
+        tokenizer.scale.measure(vectors())
 
 
 ENCODED_AT_ONCE = 32  # pictures: bounds the memory of the tokenizer's first level

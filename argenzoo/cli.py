@@ -69,6 +69,7 @@ def add_evaluation(commands: Any) -> None:
     evaluate.add_argument("--lpips", metavar="FILE", help=".safetensors of torchvision's AlexNet (default: torchvision's, downloaded)")
     evaluate.add_argument("--out", default="evaluation", help="a new folder for evaluation.json and reconstructions.png")
     stats = commands.add_parser("stats", help="reference statistics of a set's Inception features, kept by the hash of its pixels")
+    stats.add_argument("data", nargs="?", metavar="DATA", help="a folder of pictures, or a named set such as cifar10")
     stats.add_argument("--size", type=int, required=True, help="pixels a side")
     stats.add_argument("--out", help="a file for a copy, .safetensors")
     for command in (evaluate, stats):
@@ -80,7 +81,8 @@ def add_evaluation(commands: Any) -> None:
     latents.add_argument("--out", help="a new folder for the tokenizer with that scale (default: only print it)")
     for command in (evaluate, stats, latents):
         command.add_argument("pairs", nargs="*", metavar="key=value", help="the pictures, such as data.name=folder data.path=PATH")
-        command.add_argument("--num", type=int, help="pictures, spread over the set's held-out part, or all of it (default: all)")
+        command.add_argument("--num", type=int, help="so many, spread over the set (default: all)")
+        command.add_argument("--batch", type=int, default=32, help="pictures at a time; changes nothing but memory and speed")
         command.add_argument("--device", help="default: the GPU where there is one")
         command.add_argument("--overwrite", action="store_true", help="replace what is there")
 
@@ -187,9 +189,9 @@ def sample_command(arguments: argparse.Namespace) -> None:
 
 
 def settings_of(arguments: argparse.Namespace) -> Any:
-    from argenzoo.evaluation.command import Settings
+    from argenzoo.evaluation.settings import Settings
 
-    names = ("num", "out", "inception", "lpips", "cache", "device")
+    names = ("num", "out", "batch", "inception", "lpips", "cache", "device")
     given: dict[str, Any] = {name: value for name in names if (value := getattr(arguments, name, None)) is not None}
     return Settings(**given, overwrite=arguments.overwrite)
 
@@ -202,18 +204,20 @@ def evaluate_command(arguments: argparse.Namespace) -> None:
 
 
 def stats_command(arguments: argparse.Namespace) -> None:
-    from argenzoo.evaluation.command import stats
+    from argenzoo.evaluation.stats import named_set, stats
 
-    found, path = stats(parse_overrides(arguments.pairs), arguments.size, settings_of(arguments))
+    words = [arguments.data, *arguments.pairs] if arguments.data is not None else arguments.pairs
+    named = named_set(words.pop(0)) if words and "=" not in words[0] else {}
+    found, path = stats({**named, **parse_overrides(words)}, arguments.size, settings_of(arguments))
     print(f"{found.count:,} pictures, pixels {found.pixels[:16]}, Inception {found.inception[:16]}: {path}")
 
 
 def tokenizer_command(arguments: argparse.Namespace) -> None:
-    from argenzoo.evaluation.command import latent_stats
+    from argenzoo.evaluation.latents import latent_stats
 
     made = latent_stats(arguments.checkpoint, parse_overrides(arguments.pairs), settings_of(arguments))
     now, before = (" ".join(f"{factor:.4f}" for factor in made[key]) for key in ("latent_scale", "before"))
-    print(f"latent scale {now}, from {made['num']:,} pictures (it was {before})")
+    print(f"latent scale {now}, from {made['data']['num']:,} pictures (it was {before})")
     print(f"written to {arguments.out}" if arguments.out else "nothing was written: --out FOLDER makes a tokenizer with this scale")
 
 

@@ -29,5 +29,6 @@ class Pretrained(Config):
     family: Literal["llamagen", "var", "mar"]
     generator: HubFile | None = None
     tokenizer: HubFile
+    latent_scale: float | None = Field(None, description="of the published tokenizer, where the recipe leaves its own to be measured")
     license: str | None = None
     caution: str | None = Field(None, description="what a user should know of these files; a warning when they load")

@@ -246,6 +246,9 @@ def parse_recipe(values: dict[str, Any]) -> Recipe:
     parts = {kind: _part(values[kind], registry) for kind, registry in REGISTRIES.items() if values.get(kind) is not None}
     if "tokenizer" not in parts:
         raise ArgenzooError("a recipe needs a tokenizer section")
+    useless = next((section for section in ("loss", "codebook") if values.get(section) and "generator" in parts), None)
+    if useless is not None:
+        raise ArgenzooError(f"a generator's recipe has no {useless} section: its tokenizer is frozen, its head has the loss")
     return Recipe(
         name=str(values.get("name", "unnamed")),
         tokenizer=parts["tokenizer"],
@@ -287,7 +290,8 @@ def data_part(values: dict[str, Any]) -> Part:
 
 def _part(values: Any, registry: Registry) -> Part:
     if not isinstance(values, dict) or "name" not in values:
-        raise ArgenzooError(f"section '{registry.kind}' needs a name (choices: {', '.join(registry.names())})")
+        section = "data" if registry is datasets else registry.kind
+        raise ArgenzooError(f"section '{section}' needs a name (choices: {', '.join(registry.names())})")
     rest = dict(values)
     name, extra = rest.pop("name"), {}
     if registry is tokenizers:

@@ -46,7 +46,7 @@ EDGES = {
     "training": BUILD | {"data", "losses"},
     "caching": BUILD | {"data"},
     "sampling": BUILD,
-    "evaluation": BUILD | {"data", "losses"},
+    "evaluation": BUILD | {"data", "hub", "losses"},
     "demo": BUILD | {"data", "training", "sampling"},
     "cli": BUILD | {"caching", "data", "demo", "evaluation", "hub", "report", "sampling", "training"},
     "__init__": MODEL | {"build", "recipe"},

@@ -184,7 +184,8 @@ def test_bad_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     for path in (data / "red").iterdir():
         path.unlink()
     assert "class folder 'red' holds no pictures" in fails(argv, capsys)
-    assert "has no sub-folders" in fails(["train", *pairs("fruit_vq", data / "red", tmp_path / "out")], capsys)
+    (tmp_path / "nothing").mkdir()
+    assert "has no sub-folders" in fails(["train", *pairs("fruit_vq", tmp_path / "nothing", tmp_path / "out")], capsys)
 
 
 def test_training_again_overwrites_nothing(run: Path, pictures: Path, capsys: pytest.CaptureFixture[str]):

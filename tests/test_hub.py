@@ -128,7 +128,16 @@ def test_fine_tuning_the_published_tokenizer(published: tuple[Path, str], pictur
     values = yaml.safe_load(published[0].read_text())
     tuned = {key: values[key] for key in ("tokenizer", "pretrained", "train")} | {"loss": {"l2": 1.0, "codebook": 1.0}}
     tuned["pretrained"].pop("generator")
-    tuned["train"] |= {"epochs": None, "steps": 2, "batch_size": 4, "precision": "fp32", "workers": 0, "lr": 1e-2, "warmup": 0.0, "no_decay": []}
+    tuned["train"] |= {
+        "epochs": None,
+        "steps": 2,
+        "batch_size": 4,
+        "precision": "fp32",
+        "workers": 0,
+        "lr": 1e-2,
+        "warmup": 0.0,
+        "no_decay": [],
+    }
     tuned["data"] = {"name": "folder", "path": str(pictures), "held_out": 0.2}
     path = tmp_path / "tuned.yaml"
     path.write_text(yaml.safe_dump(tuned))

@@ -18,9 +18,10 @@ from argenzoo.losses.discriminator import PatchGAN
 from argenzoo.losses.perceptual import Perceptual, lpips_network
 from argenzoo.losses.usage import counts_of, usage
 from argenzoo.protocols import TokenSpace
-from argenzoo.rng import Rng
+from argenzoo.rng import Rng, philox
 from argenzoo.tokenizers.codebook import Codebook
 from argenzoo.training.codebook import spread
+from argenzoo.training.objective import gradient_of
 
 
 def sharp(batch: int, size: int = 16) -> torch.Tensor:
@@ -72,7 +73,7 @@ def test_missing_or_wrong_weights_are_said(alexnet: Path, tmp_path: Path, monkey
         raise URLError("no route")
 
     monkeypatch.setattr(lpips, "LPIPS", offline)
-    with pytest.raises(ArgenzooError, match=r"can't be downloaded.*set loss.perceptual.weights.*or train without"):
+    with pytest.raises(ArgenzooError, match=r"can't be downloaded.*with loss.perceptual.weights, or train with loss.perceptual=null"):
         lpips_network("vgg")
     monkeypatch.setitem(sys.modules, "lpips", None)
     with pytest.raises(ArgenzooError, match="pip install lpips"):
@@ -127,6 +128,18 @@ def test_formulas():
     torch.testing.assert_close(part(sharp(2), sharp(2)), F.binary_cross_entropy_with_logits(logits, torch.ones_like(logits)))
 
 
+def test_half_precision_keeps_the_logits_and_their_gradients():
+    """float16 can't hold the gradient of a mean over 256 px times its size, nor LeCam's running means."""
+    part = adversary(lecam=0.1)
+    made = torch.rand(1, 3, 256, 256).requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert gradient_of(part(made, made), made).isfinite().all()
+        out = part.opponent(made.detach(), made.detach())
+        assert out["loss"].dtype == torch.float32
+        part.opponent(torch.full_like(made, float("nan")), made.detach())
+    assert part.opponent.mean_real.isfinite()
+
+
 def test_published_discriminator():
     """Pix2pix' 70 x 70 PatchGAN: 2.765M parameters, a logit every 8 pixels."""
     discriminator = PatchGAN(64, 3)
@@ -148,22 +161,19 @@ def test_usage_and_perplexity_by_scale():
     assert figures["codebook_perplexity"] == pytest.approx(torch.exp(torch.distributions.Categorical(torch.tensor([2.0, 4, 4])).entropy()))
 
 
-def test_replaced_codes_come_from_every_scale():
-    places = spread(torch.Size([3, 5]), PYRAMID, 400, torch_free_rng())
-    assert 0.4 < (places % 5 == 0).float().mean() < 0.6
-    assert set(places.tolist()) == set(range(15))
-
-
-def torch_free_rng():
-    from argenzoo.rng import philox
-
-    return philox(0, "test", 0)
+@pytest.mark.parametrize(("count", "coarse"), [(4, 2), (8, 3), (15, 3), (40, 3)])
+def test_replaced_codes_are_different_and_come_from_every_scale(count: int, coarse: int):
+    """Of 3 pictures with 1 + 4 tokens each: as many from each scale, the rest from the finer one, none twice."""
+    places = spread(torch.Size([3, 5]), PYRAMID, count, philox(0, "test", 0))
+    assert len(set(places.tolist())) == len(places) == min(count, 15)
+    assert int((places % 5 == 0).sum()) == coarse
 
 
 @pytest.mark.parametrize("normalize", [True, False])
 def test_codebook_looks_up_in_float32(normalize: bool):
     torch.manual_seed(0)
     codebook = Codebook(64, 8, normalize)
+    assert torch.allclose(codebook.weight.norm(dim=-1), torch.ones(64)) is normalize
     torch.nn.init.normal_(codebook.weight)
     vectors = codebook.codes.detach() + 0.01 * torch.randn(64, 8)
     assert torch.equal(codebook.nearest(vectors), torch.arange(64))

@@ -1,4 +1,4 @@
-"""A folder of pictures whose sub-folders are the classes."""
+"""A folder of pictures whose sub-folders are the classes; without any, it is one class."""
 
 from __future__ import annotations
 
@@ -65,6 +65,8 @@ def scan(root: Path, key: str) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]
     if not root.is_dir():
         raise ArgenzooError(f"{key} {root} is no folder")
     classes = tuple(sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")))
+    if not classes and (flat := sorted(pictures_in(root, "."))):  # no classes: all one
+        return (root.resolve().name,), np.array(flat, dtype=bytes), np.zeros(len(flat), dtype=np.int32)
     found = [sorted(pictures_in(root, name)) for name in classes]
     empty = [name for name, names in zip(classes, found, strict=True) if not names]
     if not classes or empty:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from argenzoo.errors import ArgenzooError
 from argenzoo.evaluation.inception import Inception
+from argenzoo.evaluation.pictures import to_tensor
 from argenzoo.versions import about
 from argenzoo.weights import read_weights, save_weights, write_file
 
@@ -24,62 +25,79 @@ def default_cache() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "argenzoo" / "evaluation"
 
 
-def pixel_hash(pictures: np.ndarray) -> str:
-    """Of (n, H, W, 3) uint8: shape and pixels."""
-    return hashlib.sha256(f"{pictures.shape}".encode() + np.ascontiguousarray(pictures).tobytes()).hexdigest()
+class Pixels:
+    """The hash of a set of pictures, which come bit by bit: of chunks of ``CHUNK``, whatever the bits were."""
+
+    def __init__(self) -> None:
+        self._whole = hashlib.sha256()
+        self._waiting: list[np.ndarray] = []
+        self.count = 0
+
+    def add(self, pictures: np.ndarray) -> None:
+        """(n, H, W, 3) uint8."""
+        self._waiting.extend(pictures)
+        self.count += len(pictures)
+        while len(self._waiting) >= CHUNK:
+            self._take(CHUNK)
+
+    def finish(self) -> str:
+        if self._waiting:
+            self._take(len(self._waiting))
+        return self._whole.hexdigest()
+
+    def _take(self, count: int) -> None:
+        chunk = np.stack(self._waiting[:count])
+        del self._waiting[:count]
+        digest = hashlib.sha256(f"{chunk.shape}".encode() + chunk.tobytes()).hexdigest()
+        self._whole.update(digest.encode())
+        self._note(chunk, digest)
+
+    def _note(self, chunk: np.ndarray, digest: str) -> None:
+        """Nothing but the hash is wanted."""
 
 
-class Features:
-    """Collects the features of pictures that come bit by bit.
+class Features(Pixels):
+    """The hash, and the features' sum and sum of products: of a million pictures as little is kept as of a thousand.
 
     Args:
         cache: folder; a file a chunk, named by the weights' hash and the pixels'.
     """
 
     def __init__(self, inception: Inception, cache: Path) -> None:
+        super().__init__()
         self.inception, self.folder = inception.to(memory_format=torch.channels_last), cache / "features" / inception.sha256[:16]
-        self._waiting: list[np.ndarray] = []
-        self._done: list[Tensor] = []
-        self._hash = hashlib.sha256()
+        self.total: Tensor | float = 0.0  # (2048,)
+        self.products: Tensor | float = 0.0  # (2048, 2048)
 
-    def add(self, pictures: np.ndarray) -> None:
-        """(n, H, W, 3) uint8."""
-        self._waiting.extend(pictures)
-        while len(self._waiting) >= CHUNK:
-            self._compute(CHUNK)
-
-    def finish(self) -> tuple[Tensor, str]:
-        """((N, 2048) of all that was added, the hash of their pixels)."""
-        if self._waiting:
-            self._compute(len(self._waiting))
-        return torch.cat(self._done), self._hash.hexdigest()
-
-    def _compute(self, count: int) -> None:
-        pictures = np.stack(self._waiting[:count])
-        del self._waiting[:count]
-        digest = pixel_hash(pictures)
-        self._hash.update(digest.encode())
+    def _note(self, chunk: np.ndarray, digest: str) -> None:
         path = self.folder / f"{digest}.safetensors"
-        if not path.is_file():
-            features = self._features(pictures)
-            write_file(path, lambda temporary: save_weights(temporary, {"features": features}, about()))
-        self._done.append(read_weights(path)["features"])
+        features = kept(path, len(chunk))
+        if features is None:
+            features = self.compute(chunk)
+            if not features.isfinite().all():
+                raise ArgenzooError(
+                    f"the features of these pictures are not finite: are the Inception's weights ({self.inception.source}) whole?"
+                )
+            made = {"features": features}
+            write_file(path, lambda temporary: save_weights(temporary, made, about()))
+        self.total = self.total + features.double().sum(0)
+        self.products = self.products + features.double().T @ features.double()
 
     @torch.inference_mode()
-    def _features(self, pictures: np.ndarray) -> Tensor:
+    def compute(self, pictures: np.ndarray) -> Tensor:
+        """(n, 2048) in float32, which TF32 is not."""
         device = next(self.inception.parameters()).device
-        return self.inception(torch.from_numpy(pictures).permute(0, 3, 1, 2).to(device))[0].cpu()
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            return self.inception(to_tensor(pictures).to(device))[0].cpu()
 
 
-def set_hash(chunks: Iterator[np.ndarray]) -> str:
-    """What ``Features.finish`` would say of these pictures, without computing features."""
-    whole = hashlib.sha256()
-    waiting: list[np.ndarray] = []
-    for pictures in chunks:
-        waiting.extend(pictures)
-        while len(waiting) >= CHUNK:
-            whole.update(pixel_hash(np.stack(waiting[:CHUNK])).encode())
-            del waiting[:CHUNK]
-    if waiting:
-        whole.update(pixel_hash(np.stack(waiting)).encode())
-    return whole.hexdigest()
+def kept(path: Path, count: int) -> Tensor | None:
+    """A chunk's features where a file has them; a file that is damaged is none."""
+    if not path.is_file():
+        return None
+    try:
+        features = read_weights(path).get("features")
+    except ArgenzooError:
+        return None
+    whole = features is not None and features.dim() == 2 and len(features) == count and bool(features.isfinite().all())
+    return features if whole else None

@@ -17,7 +17,7 @@ from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
 from argenzoo.errors import ArgenzooError
-from argenzoo.weights import fingerprint, read_weights, sha256
+from argenzoo.weights import fingerprint, load_strict, read_weights, sha256
 
 NAME = "argenzoo-inception-v3"  # in torch-fidelity's registry
 FEATURES = "2048"
@@ -31,21 +31,29 @@ class Inception(FeatureExtractorInceptionV3):
     uint8 (B, 3, H, W) -> ((B, 2048),), resized to 299 px as TensorFlow 1 did.
     """
 
-    def __init__(self, name: str, features_list: list[str], feature_extractor_weights_path: str | None = None, **_: Any) -> None:
+    def __init__(
+        self,
+        name: str,
+        features_list: list[str],
+        feature_extractor_weights_path: str | None = None,
+        feature_extractor_internal_dtype: str | None = None,
+        **_: Any,
+    ) -> None:
         FeatureExtractorBase.__init__(self, name, features_list)
+        if feature_extractor_internal_dtype not in (None, "float32"):
+            raise ArgenzooError(f"this Inception computes in float32, not in {feature_extractor_internal_dtype}")
         self.feature_extractor_internal_dtype = torch.float32
         for block, module in blocks().items():
             setattr(self, block, module)
         state, self.source = find_weights(feature_extractor_weights_path)
+        state = {key: tensor for key, tensor in state.items() if not key.endswith("num_batches_tracked")}
         self.sha256 = fingerprint({key: tensor for key, tensor in state.items() if not key.startswith("fc.")})  # whatever file it was
         if "fc.weight" in state:
             self.fc = nn.Linear(2048, 1008)
         elif set(features_list) - {"64", "192", "768", FEATURES}:
             raise ArgenzooError(f"these Inception weights ({self.source}) have no final layer: no logits, no Inception Score")
-        missing = self.load_state_dict(state, strict=False)
-        lost = [key for key in (*missing.missing_keys, *missing.unexpected_keys) if not key.endswith("num_batches_tracked")]
-        if lost:
-            raise ArgenzooError(f"{self.source} are not the FID Inception's weights: {lost[0]} is missing or unknown")
+        counters = {key: tensor for key, tensor in self.state_dict().items() if key.endswith("num_batches_tracked")}
+        load_strict(self, {**state, **counters}, f"{self.source}, as the FID Inception's weights,", assign=False)
         self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> Inception:
@@ -116,9 +124,14 @@ def downloaded() -> tuple[dict[str, Tensor], str]:
 def plain(source: Path) -> dict[str, Tensor]:
     """torch-fidelity's state dict. Anything else in the file is refused."""
     try:
-        return torch.load(source, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ArgenzooError(f"--inception {source} can't be read as weights ({' '.join(str(error).split())[:120]})") from None
+        state = torch.load(source, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
+        raise ArgenzooError(
+            f"--inception {source} can't be read as weights ({' '.join(str(error).split())[:120] or 'it is empty'})"
+        ) from None
+    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+        raise ArgenzooError(f"--inception {source} can't be read as weights: it holds no plain state dict")
+    return state
 
 
 def scripted(source: Path) -> dict[str, Tensor]:

@@ -55,7 +55,7 @@ def published_tokenizer(recipe: Recipe) -> Any:
         tokenizer = make_tokenizer(recipe.tokenizer)
     codes = converted(section.tokenizer, section.family, "tokenizer")
     check_scales(recipe, None, codes)
-    fill_tokenizer(tokenizer, recipe.tokenizer, codes)
+    fill_tokenizer(tokenizer, recipe.tokenizer, codes, section.latent_scale)
     return tokenizer
 
 

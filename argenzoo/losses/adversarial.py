@@ -14,8 +14,6 @@ from torch import Tensor, nn
 from argenzoo.losses.discriminator import PatchGAN
 from argenzoo.registry import Config as PartConfig
 
-LARGEST = 1e4  # adaptive weight
-
 
 class Adversarial(nn.Module):
     """What the tokenizer minimises; ``opponent`` is what the second player trains."""
@@ -24,6 +22,7 @@ class Adversarial(nn.Module):
         weight: float = Field(0.5, ge=0)
         kind: Literal["hinge", "non_saturating"] = "hinge"
         adaptive: bool = Field(False, description="scale by the ratio of the other losses' gradient to this one's (VQGAN, equation 7)")
+        max_factor: float = Field(1e4, gt=0, description="of the adaptive scale, with losses that are means over pixels")
         start: int = Field(0, ge=0, description="step at which discriminator and loss set in")
         dim: int = Field(64, ge=8)
         layers: int = Field(3, ge=1, description="that halve the picture")
@@ -43,10 +42,9 @@ class Adversarial(nn.Module):
             fake = self.opponent.discriminator(reconstruction)
         return -fake.mean() if self.config.kind == "hinge" else F.softplus(-fake).mean()
 
-    @staticmethod
-    def factor(others: Tensor, own: Tensor) -> Tensor:
+    def factor(self, others: Tensor, own: Tensor) -> Tensor:
         """The adaptive weight: |d others| / |d own|, from the gradients of both at the decoder's last layer."""
-        return (others.float().norm() / (own.float().norm() + 1e-6)).clamp(max=LARGEST).detach()
+        return (others.float().norm() / (own.float().norm() + 1e-6)).clamp(max=self.config.max_factor).detach()
 
 
 class Opponent(nn.Module):
@@ -76,8 +74,8 @@ class Opponent(nn.Module):
         """Keeps each logit near the other's running mean."""
         if self.training:
             with torch.no_grad():
-                self.mean_real.lerp_(real.mean(), 0.01)
-                self.mean_fake.lerp_(fake.mean(), 0.01)
+                for mean, seen in ((self.mean_real, real.mean()), (self.mean_fake, fake.mean())):
+                    mean.lerp_(torch.where(seen.isfinite(), seen, mean), 0.01)
         return F.relu(real - self.mean_fake).square().mean() + F.relu(self.mean_real - fake).square().mean()
 
 

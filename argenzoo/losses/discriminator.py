@@ -25,8 +25,8 @@ class PatchGAN(nn.Module):
         self.apply(published_start)
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """(B, 3, H, W) in [-1, 1] -> logits (B, 1, h, w)."""
-        return self.blocks(pictures)
+        """(B, 3, H, W) in [-1, 1] -> logits (B, 1, h, w), float32 whatever the precision: their mean's gradient is that of few numbers."""
+        return self.blocks(pictures).float()
 
 
 def normalised(norm: str, width: int) -> nn.Module:

@@ -38,8 +38,8 @@ class Perceptual(nn.Module):
         return self.distance(reconstruction, pictures).mean()
 
 
-def lpips_network(net: Net, weights: str | None = None) -> Any:
-    """``lpips.LPIPS``, frozen: two (B, 3, H, W) in [-1, 1] -> (B, 1, 1, 1).
+def lpips_network(net: Net, weights: str | None = None, option: str = "loss.perceptual.weights") -> Any:
+    """``lpips.LPIPS``, frozen: two (B, 3, H, W) in [-1, 1] -> (B, 1, 1, 1). ``option`` is what names ``weights``, in messages.
 
     Raises:
         ArgenzooError: no package, no weights to be had, or a file of other shapes.
@@ -47,30 +47,32 @@ def lpips_network(net: Net, weights: str | None = None) -> Any:
     try:
         import lpips
     except ImportError:
-        raise ArgenzooError("the perceptual loss needs the package lpips: pip install lpips, or train without loss.perceptual") from None
+        raise ArgenzooError("LPIPS needs the package lpips: pip install lpips, or train with loss.perceptual=null") from None
     try:
         with redirect_stdout(io.StringIO()), warnings.catch_warnings():  # it greets, and calls torchvision as one did in 2021
             warnings.simplefilter("ignore", UserWarning)
             network = lpips.LPIPS(net=net, pnet_rand=weights is not None, verbose=False)
     except (URLError, OSError, RuntimeError) as error:
         raise ArgenzooError(
-            f"torchvision's weights for loss.perceptual.net {net} can't be downloaded ({' '.join(str(error).split())}): "
-            "set loss.perceptual.weights to a .safetensors file of them, or train without loss.perceptual"
+            f"LPIPS' weights (torchvision's {net}) can't be downloaded ({' '.join(str(error).split())}): "
+            f"name a .safetensors file of them with {option}, or train with loss.perceptual=null"
         ) from None
     if weights is not None:
-        fill(network.net, Path(weights))
+        fill(network.net, Path(weights), option)
     return network.requires_grad_(False).eval()
 
 
-def fill(network: nn.Module, path: Path) -> None:
+def fill(network: nn.Module, path: Path, option: str) -> None:
     """Copy ``features.N.weight`` and ``features.N.bias`` into lpips' slices, which keep torchvision's numbers."""
+    if not path.is_file():
+        raise ArgenzooError(f"{option} {path}: no such file")
     state = read_weights(path)
     for name, parameter in network.named_parameters():
         key = f"features.{name.split('.', 1)[1]}"
         if key not in state or state[key].shape != parameter.shape:
             found = tuple(state[key].shape) if key in state else "missing"
             raise ArgenzooError(
-                f"{path}: {key} is {found}, expected {tuple(parameter.shape)}: are these torchvision's weights of that net?"
+                f"{option} {path}: {key} is {found}, expected {tuple(parameter.shape)}: are these torchvision's weights of that net?"
             )
         with torch.no_grad():
             parameter.copy_(state[key])

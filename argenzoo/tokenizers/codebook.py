@@ -20,6 +20,8 @@ class Codebook(nn.Embedding):
         super().__init__(vocab_size, dim)
         self.normalize = normalize
         nn.init.uniform_(self.weight, -1 / vocab_size, 1 / vocab_size)
+        if normalize:  # only directions count; shorter codes would have huge gradients
+            self.weight.data = F.normalize(self.weight.data, dim=-1)
 
     @property
     def codes(self) -> Tensor:

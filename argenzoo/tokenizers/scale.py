@@ -41,15 +41,20 @@ class LatentScale(nn.Module):
         return tokens / self.rows()
 
     @torch.no_grad()
-    def measure(self, batches: Iterable[Tensor]) -> int:
-        """Set the factors to 1/std of all (B, N, C) vectors, scale by scale; returns how many samples there were. None: no change."""
-        samples, sums = 0, torch.zeros(3, len(self.sizes), dtype=torch.float64)  # count, sum, sum of squares
+    def measure(self, batches: Iterable[Tensor]) -> None:
+        """Set the factors to 1/std of all (B, N, C) vectors, scale by scale; no vectors: no change.
+
+        Raises:
+            ArgenzooError: they are not finite, or do not vary.
+        """
+        sums = torch.zeros(3, len(self.sizes), dtype=torch.float64, device="cpu")  # count, sum, sum of squares
         for vectors in batches:
-            samples += len(vectors)
             for k, part in enumerate(vectors.double().cpu().split(self.sizes, dim=1)):
                 sums[:, k] += torch.stack([torch.tensor(float(part.numel())), part.sum(), part.square().sum()])
-        if samples:
-            count, total, squares = sums
-            variance = (squares - total.square() / count) / (count - 1)
-            self.factors.copy_(1 / variance.clamp(min=1e-12).sqrt())
-        return samples
+        if not sums[0].any():
+            return
+        count, total, squares = sums
+        variance = (squares - total.square() / count) / (count - 1)
+        if not (variance.isfinite() & (variance > 1e-12)).all():
+            raise ArgenzooError(f"the tokenizer's vectors have variances {variance.tolist()}: its latents are dead, or not finite")
+        self.factors.copy_(variance.rsqrt())

@@ -13,6 +13,9 @@ from argenzoo.losses.usage import counts_of, usage
 from argenzoo.protocols import TokenSpace
 from argenzoo.rng import philox
 
+ROUNDS = 10  # of k-means
+AT_ONCE = 4096  # vectors that are compared with all codes
+
 
 class CodebookWatch:
     """Counts over two windows, both kept in checkpoints: since the last log line, and since the last restart of dead codes.
@@ -41,16 +44,20 @@ class CodebookWatch:
     def due(self, step: int) -> bool:
         return self.restart is not None and (step + 1) % self.restart == 0
 
+    def total(self, accelerator: Any) -> dict[str, Tensor]:
+        """Both windows, of all processes: what a checkpoint keeps."""
+        return {name: accelerator.reduce(getattr(self, name), "sum") for name in ("logged", "idle")}
+
     @torch.no_grad()
     def revive(self, step: int, vectors: Tensor, averaged: Any, optimizer: Any, accelerator: Any) -> None:
         """Codes that no process used become vectors (B, N, C) of the last batch, each scale giving as many; the main process chooses."""
         used = accelerator.reduce(self.idle, "sum").sum(0) > 0
         self.idle.zero_()
-        dead = (~used).nonzero().flatten()
+        places = spread(vectors.shape[:2], self.tokenizer.space, int((~used).sum()), philox(self.seed, "restart", step))
+        dead = (~used).nonzero().flatten()[: len(places)]
         if not len(dead):
             return
-        chosen = spread(vectors.shape[:2], self.tokenizer.space, len(dead), philox(self.seed, "restart", step))
-        self.codebook.replace(dead, vectors.flatten(0, 1)[chosen.to(vectors.device)], used.nonzero().flatten())
+        self.codebook.replace(dead, vectors.flatten(0, 1)[places.to(vectors.device)], used.nonzero().flatten())
         if accelerator.num_processes > 1:
             torch.distributed.broadcast(self.codebook.weight, 0)
         averaged.codebook.weight[dead] = self.codebook.weight[dead]
@@ -60,24 +67,29 @@ class CodebookWatch:
 
 
 def spread(shape: torch.Size, space: TokenSpace, count: int, rng: np.random.Generator) -> Tensor:
-    """(count,) places among (B, N) tokens: each from a scale at random, then from its tokens at random."""
+    """At most ``count`` different places among (B, N) tokens, as many from each scale; what a coarse one lacks the finer ones give."""
     batch, tokens = shape
-    starts, sizes = np.cumsum([0, *space.sizes[:-1]]), np.array(space.sizes)
-    scale = rng.integers(len(sizes), size=count)
-    inside = starts[scale] + rng.integers(sizes[scale])
-    return torch.from_numpy(rng.integers(batch, size=count) * tokens + inside)
+    places: list[np.ndarray] = []
+    start = 0
+    for left, size in zip(range(len(space.sizes), 0, -1), space.sizes, strict=True):
+        share = min(round(count / left), batch * size)
+        chosen = rng.choice(batch * size, share, replace=False)
+        places.append(chosen // size * tokens + start + chosen % size)
+        start, count = start + size, count - share
+    return torch.from_numpy(rng.permutation(np.concatenate(places)))
 
 
 @torch.no_grad()
 def start_from(tokenizer: Any, examples: Iterable[Tensor], how: str, seed: int) -> None:
     """Fill the codebook from encoded pictures: vectors at random (data), or their k-means centres."""
     vectors = torch.cat([tokenizer.reconstruct(part).vectors for part in examples])  # (B, N, C)
-    rng, size = philox(seed, "codebook", 0), tokenizer.codebook.num_embeddings
-    codes = vectors.flatten(0, 1)[spread(vectors.shape[:2], tokenizer.space, size, rng).to(vectors.device)]
-    if how == "kmeans":
-        from scipy.cluster.vq import kmeans2
-
-        flat = vectors.flatten(0, 1).double().cpu().numpy()
-        found, _ = kmeans2(flat, codes.double().cpu().numpy(), minit="matrix", iter=10)
-        codes = torch.from_numpy(found).to(codes)
-    tokenizer.codebook.replace(torch.arange(size, device=codes.device), codes, codes.new_zeros(0, dtype=torch.long))
+    codebook, flat = tokenizer.codebook, vectors.flatten(0, 1)
+    places = spread(vectors.shape[:2], tokenizer.space, codebook.num_embeddings, philox(seed, "codebook", 0))
+    rows, nobody = torch.arange(len(places), device=flat.device), torch.zeros(0, dtype=torch.long, device=flat.device)
+    codebook.replace(rows, flat[places.to(flat.device)], nobody)
+    for _ in range(ROUNDS if how == "kmeans" else 0):
+        ids = torch.cat([codebook.nearest(part) for part in flat.split(AT_ONCE)])
+        counts = torch.bincount(ids, minlength=codebook.num_embeddings)
+        sums = torch.zeros_like(codebook.weight).index_add_(0, ids, flat)
+        found = counts.nonzero().flatten()
+        codebook.replace(found, sums[found] / counts[found, None], nobody)

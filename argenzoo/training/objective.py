@@ -73,20 +73,18 @@ class TokenizerObjective(nn.Module):
         leaf = made.detach().float().requires_grad_(made.requires_grad)
         terms = {**PIXELS, **{term: part for term, part in self.losses.parts.items() if term not in self.losses.opponents}}
         seen = {term: terms[term](leaf, pictures) for term in self.section if term in terms}
-        total = self._weighted(seen)
+        total = self._weighted(seen).to(leaf.device)
         gradient = gradient_of(total, leaf)
         for term, part in self.losses.opponents.items():
-            if step is None or step < part.config.start:
-                continue
-            seen[term] = part(leaf, pictures)
-            theirs = gradient_of(seen[term], leaf)
-            factor = torch.ones_like(total)
-            if part.config.adaptive and gradient is not None and theirs is not None:
-                factor = seen[f"{term}_factor"] = part.factor(
-                    *(at_last_layer(made, self.tokenizer.last_layer, g) for g in (gradient, theirs))
-                )
-            total = total + part.config.weight * factor * seen[term]
-            gradient = None if gradient is None or theirs is None else gradient + part.config.weight * factor * theirs
+            if step is not None and step >= part.config.start:
+                seen[term] = part(leaf, pictures)
+                theirs, factor = gradient_of(seen[term], leaf), torch.ones_like(total)
+                if part.config.adaptive and made.requires_grad:
+                    factor = seen[f"{term}_factor"] = part.factor(
+                        *(at_last_layer(made, self.tokenizer.last_layer, g) for g in (gradient, theirs))
+                    )
+                total = total + part.config.weight * factor * seen[term]
+                gradient = gradient + part.config.weight * factor * theirs
         return seen, with_gradient(total.detach(), made, gradient)
 
     def _weighted(self, values: dict[str, Tensor]) -> Tensor:
@@ -100,22 +98,20 @@ class TokenizerObjective(nn.Module):
             raise ArgenzooError(f"unknown term 'loss.{wrong}' for this tokenizer{suggestion(wrong, known)}")
 
 
-def gradient_of(loss: Tensor, leaf: Tensor) -> Tensor | None:
-    """d loss / d leaf, in the leaf's precision; None where nothing is differentiated."""
+def gradient_of(loss: Tensor, leaf: Tensor) -> Tensor:
+    """d loss / d leaf, in the leaf's precision; zero where nothing is differentiated."""
     if not loss.requires_grad:
-        return None
+        return torch.zeros_like(leaf)
     size = leaf[0].numel()  # a mean over pixels has tiny gradients, which float16 would lose on the way
     return torch.autograd.grad(loss * size, leaf)[0] / size
 
 
 def at_last_layer(made: Tensor, weight: Tensor, gradient: Tensor) -> Tensor:
-    """A gradient at the pixels -> at the decoder's last weight."""
-    return torch.autograd.grad(made, weight, gradient.to(made.dtype), retain_graph=True)[0]
+    """A gradient at the pixels -> at the decoder's last weight, times the number of pixels, lest float16 lose it."""
+    return torch.autograd.grad(made, weight, (gradient * gradient.numel()).to(made.dtype), retain_graph=True)[0]
 
 
-def with_gradient(value: Tensor, made: Tensor, gradient: Tensor | None) -> Tensor:
+def with_gradient(value: Tensor, made: Tensor, gradient: Tensor) -> Tensor:
     """A number whose gradient at ``made`` is ``gradient``."""
-    if gradient is None:
-        return value
     carrier = (made.float() * gradient).sum()
     return carrier - carrier.detach() + value

@@ -14,6 +14,7 @@ from argenzoo.checkpoint import EMA, MODEL, RECIPE, STATE, TOKENIZER, write_atom
 from argenzoo.data.cache import UNSEEN
 from argenzoo.errors import ArgenzooError
 from argenzoo.recipe import Recipe, load_recipe
+from argenzoo.registry import Config
 from argenzoo.training.guards import ema_share
 from argenzoo.training.player import Player
 from argenzoo.training.tasks import Task
@@ -42,7 +43,7 @@ def save(folder: Path, recipe: Recipe, task: Task, players: list[Player], state:
             save_weights(path / STATE / f"{player.name}.safetensors", weights_of(player, averaged=False), facts)
         # data position and randomness are functions of the step; readable with weights_only=True
         optimizers = {player.name: player.optimizer.state_dict() for player in players}
-        torch.save({**state, "task": task.state(), "optimizers": optimizers}, path / STATE / "run.pt")
+        torch.save({**state, "optimizers": optimizers}, path / STATE / "run.pt")
 
     write_atomically(folder, write)
 
@@ -64,18 +65,7 @@ def resume(folder: Path, recipe: Recipe, task: Task, players: list[Player], scal
     Raises:
         ArgenzooError: the checkpoint is another recipe's, truncated, or does not fit.
     """
-    saved = load_recipe(folder / RECIPE)
-    for kind in ("tokenizer", "conditioner", "generator", "head", "data"):
-        ours, theirs = getattr(recipe, kind), getattr(saved, kind)
-        if not same_part(ours, theirs):
-            raise ArgenzooError(f"{folder} is a checkpoint of recipe '{saved.name}' with another {kind}: use another train.out")
-    for section in ("loss", "codebook"):
-        if getattr(saved, section) != getattr(recipe, section):
-            raise ArgenzooError(f"{folder} is a checkpoint of recipe '{saved.name}' with another {section} section: use another train.out")
-    if saved.train is not None and recipe.train is not None:
-        for key in ("seed", "batch_size"):
-            if getattr(saved.train, key) != getattr(recipe.train, key):
-                raise ArgenzooError(f"{folder} was trained with train.{key} {getattr(saved.train, key)}: the data's order depends on it")
+    refuse_others(folder, recipe)
     if recipe.generator is not None:
         same_tokenizer(folder / TOKENIZER, task)
     main, *others = players
@@ -84,16 +74,43 @@ def resume(folder: Path, recipe: Recipe, task: Task, players: list[Player], scal
         load_into(getattr(main.ema.module, "tokenizer", main.ema.module), folder / EMA)
     for player in others:
         load_into(player.module, folder / STATE / f"{player.name}.safetensors")
-    try:
-        state = torch.load(folder / STATE / "run.pt", map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ArgenzooError(f"{folder / STATE / 'run.pt'} is missing or truncated ({' '.join(str(error).split())[:120]})") from None
+    state = read_state(folder / STATE / "run.pt")
     for player in players:
         load_optimizer(player, state["optimizers"][player.name], folder)
-    task.restore(state.get("task", {}))  # absent in checkpoints of 0.1
     if scaler is not None and state["scaler"] is not None:
         scaler.load_state_dict(state["scaler"])
     return state
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """Raises ArgenzooError where it is missing or truncated."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ArgenzooError(f"{path} is missing or truncated ({' '.join(str(error).split())[:120]})") from None
+
+
+def refuse_others(folder: Path, recipe: Recipe) -> None:
+    """Raises ArgenzooError where a checkpoint is of another recipe than the one that is to go on."""
+    saved = load_recipe(folder / RECIPE)
+    for kind in ("tokenizer", "conditioner", "generator", "head", "data"):
+        ours, theirs = getattr(recipe, kind), getattr(saved, kind)
+        if not same_part(ours, theirs):
+            raise ArgenzooError(f"{folder} is a checkpoint of recipe '{saved.name}' with another {kind}: use another train.out")
+    for section in ("loss", "codebook"):
+        if without_files(getattr(saved, section)) != without_files(getattr(recipe, section)):
+            raise ArgenzooError(f"{folder} is a checkpoint of recipe '{saved.name}' with another {section} section: use another train.out")
+    if saved.train is not None and recipe.train is not None:
+        for key in ("seed", "batch_size"):
+            if getattr(saved.train, key) != getattr(recipe.train, key):
+                raise ArgenzooError(f"{folder} was trained with train.{key} {getattr(saved.train, key)}: the data's order depends on it")
+
+
+def without_files(section: Any) -> Any:
+    """A loss or codebook section as plain values; where a frozen network's weights lie does not count."""
+    if isinstance(section, dict):
+        return {term: without_files(value) for term, value in section.items()}
+    return section.model_dump(exclude={"weights"}) if isinstance(section, Config) else section
 
 
 def same_part(ours: Any, theirs: Any) -> bool:
@@ -113,15 +130,15 @@ def same_tokenizer(path: Path, task: Task) -> None:
 
 def load_optimizer(player: Player, state: dict[str, Any], folder: Path) -> None:
     """The moments; the settings are the recipe's. Raises ArgenzooError where the parameter groups differ."""
-    betas = [group["betas"] for group in player.optimizer.param_groups]
+    settings = [{key: group[key] for key in ("betas", "fused", "foreach")} for group in player.optimizer.param_groups]
     try:
         player.optimizer.load_state_dict(state)
     except ValueError as error:
         raise ArgenzooError(
             f"{folder} was trained with other optimizer groups, see train.no_decay ({' '.join(str(error).split())})"
         ) from None
-    for group, ours in zip(player.optimizer.param_groups, betas, strict=True):
-        group["betas"] = ours
+    for group, ours in zip(player.optimizer.param_groups, settings, strict=True):
+        group.update(ours)  # of a checkpoint of 0.1, whose optimizer was not fused, too
 
 
 def load_into(module: torch.nn.Module, path: Path) -> None:

@@ -48,17 +48,17 @@ class Task(Protocol):
     def begin(self, examples: Iterable[Tensor]) -> None:
         """Before the first step of a new run: what is made from training pictures."""
 
-    def after(self, step: int, made: list[dict[str, Tensor]], accelerator: Any) -> None:
+    def after(self, step: int, made: list[dict[str, Tensor]], skipped: bool, accelerator: Any) -> None:
         """After an optimizer step, with what the first player returned for each micro-batch."""
 
     def figures(self, accelerator: Any) -> dict[str, float]:
         """More to log, since the last time."""
 
-    def state(self) -> dict[str, Tensor]:
-        """What a checkpoint holds besides weights and optimizers."""
+    def state(self, accelerator: Any) -> dict[str, Tensor]:
+        """What a checkpoint holds besides weights and optimizers; every process asks."""
 
-    def restore(self, state: dict[str, Tensor]) -> None:
-        """The counterpart of ``state``."""
+    def restore(self, state: dict[str, Tensor], main: bool) -> None:
+        """The counterpart of ``state``; ``main``: on the main process."""
 
     def finish(self, examples: Iterable[Tensor]) -> None:
         """Before a checkpoint: what is measured on training pictures, batch by batch, goes into the weights."""
@@ -135,16 +135,16 @@ class GeneratorTask:
     def begin(self, examples: Iterable[Tensor]) -> None:
         """Starts from random weights."""
 
-    def after(self, step: int, made: list[dict[str, Tensor]], accelerator: Any) -> None:
+    def after(self, step: int, made: list[dict[str, Tensor]], skipped: bool, accelerator: Any) -> None:
         """Nothing is left to do."""
 
     def figures(self, accelerator: Any) -> dict[str, float]:
         return {}
 
-    def state(self) -> dict[str, Tensor]:
+    def state(self, accelerator: Any) -> dict[str, Tensor]:
         return {}
 
-    def restore(self, state: dict[str, Tensor]) -> None:
+    def restore(self, state: dict[str, Tensor], main: bool) -> None:
         """Nothing is kept."""
 
     def finish(self, examples: Iterable[Tensor]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -58,7 +59,15 @@ class TokenizerTask:
         self._player = Player("tokenizer", self.objective, self.config, steps)
         if self.codebook.restart is not None and not self.tokenizer.codebook.weight.requires_grad:
             raise ArgenzooError("codebook.restart would change codes that train.only keeps: leave it out")
-        return [self._player, *(opponent(part, self.config, steps) for part in self.objective.losses.opponents.values())]
+        opponents = self.objective.losses.opponents
+        if len(opponents) > 1:
+            raise ArgenzooError(f"one opponent at a time: {', '.join(f'loss.{term}' for term in opponents)}")
+        for term, part in opponents.items():
+            if part.config.adaptive and not self.tokenizer.last_layer.requires_grad:
+                raise ArgenzooError(
+                    f"loss.{term}.adaptive compares gradients at the decoder's last layer, which train.only keeps: set it to false"
+                )
+        return [self._player, *(opponent(part, self.config, steps) for part in opponents.values())]
 
     def encode(self, pictures: Tensor) -> Tensor:
         return pictures
@@ -111,9 +120,9 @@ class TokenizerTask:
         if self.codebook.start != "random":
             start_from(self.tokenizer, examples, self.codebook.start, self.config.seed)
 
-    def after(self, step: int, made: list[dict[str, Tensor]], accelerator: Any) -> None:
-        """Counts the codes that were used; dead ones are replaced when it is time."""
-        if self.watch is None or self._player is None:
+    def after(self, step: int, made: list[dict[str, Tensor]], skipped: bool, accelerator: Any) -> None:
+        """Counts the codes that were used; dead ones are replaced when it is time. A step that was skipped tells nothing."""
+        if self.watch is None or self._player is None or skipped:
             return
         for out in made:
             self.watch.note(out["ids"])
@@ -124,11 +133,12 @@ class TokenizerTask:
     def figures(self, accelerator: Any) -> dict[str, float]:
         return {} if self.watch is None else self.watch.figures(accelerator)
 
-    def state(self) -> dict[str, Tensor]:
-        return {} if self.watch is None else {"logged": self.watch.logged, "idle": self.watch.idle}
+    def state(self, accelerator: Any) -> dict[str, Tensor]:
+        return {} if self.watch is None else self.watch.total(accelerator)
 
-    def restore(self, state: dict[str, Tensor]) -> None:
-        for name, tensor in state.items():
+    def restore(self, state: dict[str, Tensor], main: bool) -> None:
+        """The main process takes up the windows of all."""
+        for name, tensor in state.items() if main else ():
             getattr(self.watch, name).copy_(tensor)
 
     @torch.no_grad()
@@ -137,7 +147,10 @@ class TokenizerTask:
         trained = [name for name, parameter in self.objective.named_parameters() if parameter.requires_grad]
         if self.tokenizer.config.latent_scale is not None or all(name.startswith(DECODING) for name in trained):
             return
-        measure_scale(self._averaged, examples)
+        try:
+            measure_scale(self._averaged, examples)
+        except ArgenzooError as error:  # no reason to lose a checkpoint
+            warnings.warn(f"the latent scale stays {self._averaged.scale.factors.tolist()}: {error}", stacklevel=2)
         self.tokenizer.scale.load_state_dict(self._averaged.scale.state_dict())
 
 

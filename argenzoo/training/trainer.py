@@ -9,6 +9,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -111,7 +112,7 @@ class Trainer:
         except BaseException:
             self.logs.abort()
             raise
-        parameters = sum(p.numel() for player in self.players for p in player.module.parameters())
+        parameters = sum(p.numel() for p in self.players[0].module.parameters())
         counts = {"parameters": parameters, "steps": max(self.start, self.steps), "skipped": self.skips.total}
         self.logs.close({**counts, "corrupt": len(self._all_corrupt()), **self.figures})
         return self.out
@@ -129,6 +130,7 @@ class Trainer:
         if not (self.out / name).is_dir():
             raise ArgenzooError(f"{self.out / name} is not seen by every process: train.out must be on a disk that they share")
         state = resume(self.out / name, self.recipe, self.task, self.players, self.accelerator.scaler)
+        self.task.restore(state.get("task", {}), self.accelerator.is_main_process)  # absent in checkpoints of 0.1
         self.start, self.skips.total = state["step"], state["skipped"]
         self.corrupt |= set(state["corrupt"])
         return not was_evaluated and (self.start >= self.steps or self._due(self.start, self.config.eval_every))
@@ -142,6 +144,9 @@ class Trainer:
             yield "there is no held-out part (data.held_out is 0): nothing to evaluate on, and no best checkpoint"
         elif every and saved and every % saved and saved % every:
             yield f"train.eval_every {every} and train.save_every {saved} seldom meet: only checkpoints that are evaluated can be the best"
+        for player in self.players:
+            if player.start >= self.steps:
+                yield f"the {player.name} would begin at step {player.start:,}, the run ends at {self.steps:,}: it has no effect"
         if self.training.stepped_over:
             yield f"{self.training.stepped_over} corrupt pictures were stepped over when the cache was made"
 
@@ -179,23 +184,25 @@ class Trainer:
         # after the loader, which draws from torch's stream too when it starts
         torch.manual_seed(int(philox(self.config.seed, "dropout", step * world + rank).integers(2**63)))
         figures: dict[str, Tensor | float] = {}
-        skipped = False
         made: list[dict[str, Tensor]] = [{} for _ in inputs]  # by the first player
+        skipped = 0.0
         for player in (player for player in self.players if step >= player.start):
-            first = player is self.players[0]
-            player.prepared.train()
-            outs = [
-                self._backward(player, player.takes(arguments, out), last=arguments is inputs[-1])
-                for arguments, out in zip(inputs, made, strict=True)
-            ]
-            means = {name: torch.stack([out[name] for out in outs]).mean() for name, value in outs[0].items() if value.dim() == 0}
-            updated = player.update(self.accelerator, step, means["loss"])
-            skipped |= bool(updated.pop("skipped"))
-            figures |= {name if first else f"{player.name}_{name}": value for name, value in (means | updated).items()}
-            made = outs if first else made
-        self.task.after(step, made, self.accelerator)
-        self.skips.note(step + 1, skipped, self._last_good)
+            outs, seen = self._play(player, step, [player.takes(*pair) for pair in zip(inputs, made, strict=True)])
+            skipped += seen.pop("skipped")
+            if player is self.players[0]:
+                made, figures = outs, dict(seen)
+            else:
+                figures |= {f"{player.name}_{name}": value for name, value in seen.items()}
+        self.task.after(step, made, skipped > 0, self.accelerator)
+        self.skips.note(step + 1, skipped > 0, self._last_good)
         return {**figures, "skipped": float(self.skips.total)}
+
+    def _play(self, player: Player, step: int, inputs: list[tuple]) -> tuple[list[dict[str, Tensor]], dict[str, Any]]:
+        """(what a player's module returned for each micro-batch, the means of its figures and what its update says)."""
+        player.prepared.train()
+        outs = [self._backward(player, arguments, last=arguments is inputs[-1]) for arguments in inputs]
+        means: dict[str, Any] = {name: torch.stack([out[name] for out in outs]).mean() for name in outs[0] if outs[0][name].dim() == 0}
+        return outs, {**means, **player.update(self.accelerator, step, means["loss"])}
 
     def _backward(self, player: Player, arguments: tuple, last: bool) -> dict[str, Tensor]:
         """One micro-batch; gradients are reduced over the processes with the last."""
@@ -242,7 +249,8 @@ class Trainer:
                 totals[name] = old[0] + total, old[1] + number
         self.figures = {f"held_out_{name}": value for name, value in self.task.summary(totals).items()}
         self.logs.write("held_out", step, {**self.figures, "seconds": time.perf_counter() - began})
-        best = saved and self.accelerator.is_main_process and note_best(self.out, step, self.figures["held_out_loss"])
+        all_play = step > max(player.start for player in self.players)  # the held-out loss knows no opponent: it is least before that
+        best = saved and all_play and self.accelerator.is_main_process and note_best(self.out, step, self.figures["held_out_loss"])
         main = {name: value for name, value in self.figures.items() if "/" not in name}
         self.logs.say(f"step {step}: " + ", ".join(f"{name} {value:.4f}" for name, value in main.items()) + (" (best)" if best else ""))
         if (warning := ema_warning(self.config, step)) is not None:
@@ -259,6 +267,7 @@ class Trainer:
         self.task.finish(self.reader.first(self.training))
         scaler, corrupt = self.accelerator.scaler, self._all_corrupt()
         state = {"step": step, "skipped": self.skips.total, "corrupt": corrupt, "scaler": scaler and scaler.state_dict()}
+        state["task"] = self.task.state(self.accelerator)
         if self.accelerator.is_main_process:
             try:
                 save(self.out / step_name(step), self.recipe, self.task, self.players, state)

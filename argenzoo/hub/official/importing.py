@@ -84,13 +84,14 @@ def filled(recipe: Recipe, network: Weights | None, codes: Weights | None) -> AR
     return model.eval()
 
 
-def fill_tokenizer(tokenizer: Any, part: Part, codes: Weights) -> None:
-    """The weights, and the latent scale, which the authors keep in their code: the recipe's.
+def fill_tokenizer(tokenizer: Any, part: Part, codes: Weights, published: float | None = None) -> None:
+    """The weights, and the latent scale, which the authors keep in their code: the recipe's, or the ``published`` one.
 
     Raises:
         ArgenzooError: keys or shapes that don't fit; tokens that are vectors, and a recipe that leaves their scale open.
     """
-    if tokenizer.space.vocab_size is None and part.config.latent_scale is None:
+    scale = getattr(part.config, "latent_scale", None) or published
+    if tokenizer.space.vocab_size is None and scale is None:
         raise ArgenzooError(f"{codes.what} does not say its latent scale: set tokenizer.latent_scale (0.2325 for MAR's KL-16 on ImageNet)")
-    factors = LatentScale(getattr(part.config, "latent_scale", None), tokenizer.space.sizes).factors
+    factors = LatentScale(scale, tokenizer.space.sizes).factors
     load_strict(tokenizer, {"scale.factors": factors, **codes.state}, codes.what)
