@@ -35,6 +35,7 @@ def test_pairing(tokenizer: str, quantize: bool | None, generator: str, head: st
         "conditioner": {"name": "class_labels", "num_classes": 2},
         "generator": {"name": generator, "dim": 32, "num_heads": 2, "depth": 2},
         "head": {"name": head},
+        "loss": None,  # the tokenizer's, which is frozen
         **({} if quantize is None else {"tokenizer.quantize": quantize}),
     }
     recipe = tiny(BASE[tokenizer], overrides)

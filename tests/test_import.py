@@ -16,12 +16,16 @@ import golden_cases as cases
 import official
 import pytest
 import torch
+from conftest import PUBLISHED_TOKENIZERS
 from official import PUBLISHED, SCALES, TOLD, family_of, saved, state
 from safetensors.torch import save_file
 
 from argenzoo import ArgenzooError, build_model, build_tokenizer, list_models
+from argenzoo.build import make_tokenizer
 from argenzoo.cli import main
 from argenzoo.hub import import_official
+from argenzoo.hub.official.importing import fill_tokenizer
+from argenzoo.hub.official.reading import Weights
 from argenzoo.recipe import load_recipe
 
 
@@ -469,6 +473,18 @@ def test_what_a_recipe_says_and_what_it_does_not():
         import_official("mar", tokenizer=official.meta(official.kl()), recipe=unknown)
     with pytest.raises(ArgenzooError, match="shapes that can't be"):
         small("mar", generator={**state("mar", "generator"), "z_proj.weight": torch.zeros(64)})
+
+
+@pytest.mark.parametrize("name", PUBLISHED_TOKENIZERS)
+def test_published_tokenizers_fill_their_recipe(name: str):
+    """KL-16's scale is the authors', while the recipe leaves that of a new training, or a fine-tuning, to be measured."""
+    recipe = load_recipe(name)
+    with torch.device("meta"):
+        tokenizer = make_tokenizer(recipe.tokenizer)
+    state = {key: tensor for key, tensor in tokenizer.state_dict().items() if key != "scale.factors"}
+    fill_tokenizer(tokenizer, recipe.tokenizer, Weights(state, name), recipe.pretrained.latent_scale)
+    assert recipe.tokenizer.config.latent_scale is None
+    assert tokenizer.scale.factors.tolist() == ([pytest.approx(0.2325)] if name == "kl16" else [1.0] * len(tokenizer.space.scales))
 
 
 def test_unknown_families_name_the_nearest():
