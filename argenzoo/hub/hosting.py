@@ -19,6 +19,7 @@ from argenzoo.hub.card import METRICS, PICTURE, write_card
 from argenzoo.hub.download import Access, refused, repository
 from argenzoo.model import ARModel
 from argenzoo.recipe import Recipe
+from argenzoo.registry import Config
 from argenzoo.versions import about
 from argenzoo.weights import SHARD, origin, save_weights, sha256
 
@@ -132,6 +133,9 @@ def shareable(recipe: Recipe) -> Recipe:
     if clean.data is not None:
         fields = type(clean.data.config).model_fields
         clean = clean.with_part("data", **{key: None for key in OF_THIS_MACHINE if key in fields})
+    if clean.loss is not None:  # the files of frozen networks
+        parts = {term: value for term, value in clean.loss.items() if isinstance(value, Config) and "weights" in type(value).model_fields}
+        clean = replace(clean, loss={**clean.loss, **{term: value.model_copy(update={"weights": None}) for term, value in parts.items()}})
     return clean if clean.train is None else clean.with_train(out=None, resume=False)
 
 

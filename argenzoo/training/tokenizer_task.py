@@ -37,6 +37,9 @@ class TokenizerTask:
         self.tokenizer = (build_tokenizer(recipe) if self.fine_tuned else make_tokenizer(recipe.tokenizer)).to(device)
         self.objective = TokenizerObjective(self.tokenizer, recipe.loss)
         self.objective.losses.to(device)
+        if device.type == "cuda":  # convolutions on tensor cores want it; on a CPU it does not pay (benchmarks/tokenizer_training.py)
+            for module in (self.tokenizer, *self.objective.losses.parts.values()):
+                module.to(memory_format=torch.channels_last)
         self.codebook = self._codebook(recipe)
         self.watch = self._watch()
         self._player: Player | None = None

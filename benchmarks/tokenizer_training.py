@@ -1,10 +1,10 @@
 """Training choices of the small tokenizers, side by side on CIFAR-10, and the speed of a training step.
 
     python benchmarks/assets.py --out ASSETS
-    python benchmarks/tokenizers.py train cifar10_vq --data CIFAR10 --vgg ASSETS/vgg16.safetensors --out runs/tok
-    python benchmarks/tokenizers.py export runs/tok/cifar10_vq benchmarks/weights/cifar10_vq
-    python benchmarks/tokenizers.py ablation --data CIFAR10 --out runs/tok
-    python benchmarks/tokenizers.py step --vgg ASSETS/vgg16.safetensors
+    python benchmarks/tokenizer_training.py train cifar10_vq --data CIFAR10 --vgg ASSETS/vgg16.safetensors --out runs/tok
+    python benchmarks/tokenizer_training.py export runs/tok/cifar10_vq benchmarks/weights/cifar10_vq
+    python benchmarks/tokenizer_training.py ablation --data CIFAR10 --out runs/tok
+    python benchmarks/tokenizer_training.py step --vgg ASSETS/vgg16.safetensors
 
 Each part goes on where it stopped. ``train`` takes cifar10_vq, cifar10_msvq, cifar10_kl or llamagen, which is cifar10_vq with LlamaGen's
 training choices: weights of the losses, Adam at a constant 1e-4, a discriminator from 5 % of the steps on with a fixed weight, no entropy
@@ -19,7 +19,6 @@ import json
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from torch import Tensor
 from argenzoo.build import build_tokenizer, make_tokenizer
 from argenzoo.checkpoint import MODEL, RECIPE, resolve
 from argenzoo.errors import ArgenzooError
+from argenzoo.hub.hosting import shareable
 from argenzoo.losses.adversarial import Adversarial, hinge
 from argenzoo.losses.perceptual import Perceptual
 from argenzoo.recipe import Recipe, load_recipe
@@ -73,7 +73,7 @@ def train_command(arguments: argparse.Namespace) -> None:
 def export_command(arguments: argparse.Namespace) -> None:
     """A run's averaged weights in float16, with its recipe, as a checkpoint folder."""
     tokenizer = build_tokenizer(arguments.run)
-    recipe = portable(load_recipe(resolve(arguments.run) / RECIPE))
+    recipe = shareable(load_recipe(resolve(arguments.run) / RECIPE))
     arguments.folder.mkdir(parents=True, exist_ok=True)
     state = {key: tensor if key.startswith("scale.") else tensor.half() for key, tensor in tokenizer.state_dict().items()}
     kind = json.dumps(recipe.tokenizer.dump())
@@ -83,18 +83,6 @@ def export_command(arguments: argparse.Namespace) -> None:
     if size > LARGEST:
         raise ArgenzooError(f"{arguments.folder / MODEL} has {size:,} bytes, more than {LARGEST:,}")
     print(f"{sha256(arguments.folder / MODEL)}  {arguments.folder.name}/{MODEL}")
-
-
-def portable(recipe: Recipe) -> Recipe:
-    """Without this machine's paths."""
-    assert recipe.train is not None
-    assert recipe.data is not None
-    losses = {
-        term: value.model_copy(update={"weights": None}) if hasattr(value, "weights") else value
-        for term, value in (recipe.loss or {}).items()
-    }
-    here = replace(recipe, loss=losses).with_part("data", path=None)
-    return here.with_train(out=None, resume=False)
 
 
 def ablation_command(arguments: argparse.Namespace) -> None:
