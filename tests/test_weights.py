@@ -44,13 +44,13 @@ def test_they_are_the_recipes(name: str):
 @pytest.mark.parametrize("name", sorted(SUMS))
 @torch.no_grad()
 def test_they_reconstruct(name: str):
-    """A smooth picture comes back better than 20 dB, from the tokens alone."""
+    """A hazy sky comes back better than 25 dB, from the tokens alone."""
     tokenizer = build_tokenizer(WEIGHTS / name)
-    across, down = torch.meshgrid(torch.arange(32), torch.arange(32), indexing="xy")
-    picture = torch.stack([across * 8, down * 8, 255 - across * 4 - down * 4])[None].byte()
+    _, down = torch.meshgrid(torch.arange(32), torch.arange(32), indexing="xy")
+    picture = torch.stack([90 + 3 * down, 110 + 3 * down, 150 + 2 * down])[None].byte()
     unit = to_unit(picture)
     made = tokenizer.decode(tokenizer.tokens(tokenizer.encode(unit))).clamp(-1, 1)
-    assert -10 * ((made - unit) / 2).square().mean().log10() > 20
+    assert -10 * ((made - unit) / 2).square().mean().log10() > 25
 
 
 def test_generators_of_the_comparison_start_from_them():
