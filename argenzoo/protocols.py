@@ -150,6 +150,20 @@ class Tokenizer(Protocol):
         """Training: encoded, quantised or sampled, and decoded, with gradients."""
 
 
+class Loss(Protocol):
+    """A part of a tokenizer's loss with settings of its own, ``weight`` among them. ``__init__(config)``.
+
+    It may have an ``opponent``, a module that a second player trains: ``opponent(pictures, reconstruction) -> {"loss": ...}``. Its config
+    then says when it sets in (``start``), its ``lr`` and ``betas`` (None: the run's), and whether the weight is ``adaptive``; if so,
+    ``factor(others, own)`` makes a number of the two gradients at the decoder's last layer.
+    """
+
+    config: Any
+
+    def __call__(self, reconstruction: Tensor, pictures: Tensor) -> Tensor:
+        """(B, 3, H, W) each, in [-1, 1] -> (), what the tokenizer minimises."""
+
+
 class Conditioner(Protocol):
     """Labels or text -> Condition. Owns the null condition and its drop in training. ``__init__(config, dim)``."""
 

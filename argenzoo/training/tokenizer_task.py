@@ -60,17 +60,21 @@ class TokenizerTask:
 
     def players(self, steps: int) -> list[Player]:
         self._player = Player("tokenizer", self.objective, self.config, steps)
+        opponents = self.objective.losses.opponents
+        self._refuse(opponents)
+        return [self._player, *(opponent(part, self.config, steps) for part in opponents.values())]
+
+    def _refuse(self, opponents: dict[str, Any]) -> None:
+        """Raises ArgenzooError on settings that ``train.only`` contradicts, and on more opponents than one."""
         if self.codebook.restart is not None and not self.tokenizer.codebook.weight.requires_grad:
             raise ArgenzooError("codebook.restart would change codes that train.only keeps: leave it out")
-        opponents = self.objective.losses.opponents
         if len(opponents) > 1:
             raise ArgenzooError(f"one opponent at a time: {', '.join(f'loss.{term}' for term in opponents)}")
-        for term, part in opponents.items():
-            if part.config.adaptive and not self.tokenizer.last_layer.requires_grad:
-                raise ArgenzooError(
-                    f"loss.{term}.adaptive compares gradients at the decoder's last layer, which train.only keeps: set it to false"
-                )
-        return [self._player, *(opponent(part, self.config, steps) for part in opponents.values())]
+        if any(part.config.adaptive for part in opponents.values()) and not self.tokenizer.last_layer.requires_grad:
+            term = next(iter(opponents))
+            raise ArgenzooError(
+                f"loss.{term}.adaptive needs a gradient at the decoder's last layer, which train.only keeps: set it to false"
+            )
 
     def encode(self, pictures: Tensor) -> Tensor:
         return pictures
