@@ -59,7 +59,6 @@ ONLY = {
     "lpips": {"losses"},
     "torch_fidelity": {"evaluation"},
     "skimage": {"evaluation"},
-    "scipy": {"training"},
     "diffusers": {"hub", "tokenizers"},
     "huggingface_hub": {"data", "hub", "weights"},
     "datasets": {"data"},

@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -132,7 +133,7 @@ def distance(figures: Figures, pictures: Chosen, settings: Settings) -> tuple[fl
     if ours.count < len(ours.mu):
         text = f"warning: rFID of {ours.count:,} pictures, fewer than its {len(ours.mu):,} features: compare it at this number only"
         tqdm.write(text, file=sys.stderr)
-    originals = lambda: pictures.batches(settings.batch, "originals")  # noqa: E731
+    originals = partial(pictures.batches, settings.batch, "originals")
     theirs, kept = reference(against["pixels"], originals, figures.features.inception, Path(settings.cache))
     return ours.distance(theirs), {**against, "kept": kept}
 
