@@ -8,9 +8,9 @@
 
 Each part goes on where it stopped. ``train`` takes cifar10_vq, cifar10_msvq, cifar10_kl or llamagen, which is cifar10_vq with LlamaGen's
 training choices: weights of the losses, Adam at a constant 1e-4, a discriminator from 5 % of the steps on with a fixed weight, no entropy
-term, no restarts, no averaging. The ablation (1,500 steps an arm, less than 10 minutes on 2 CPU cores) trains without the networks' losses, so that
-the codebook is what differs: PSNR and usage over the held-out pictures. ``--precision bf16`` takes two thirds of the time where the
-processor multiplies bfloat16. ``step`` times a plain loop and ours in turn.
+term, no restarts, no averaging. The ablation (1,500 steps an arm, less than 10 minutes on 2 CPU cores) trains without the networks'
+losses, so that the codebook is what differs: PSNR and usage over the held-out pictures. ``--precision bf16`` takes two thirds of the time
+where the processor multiplies bfloat16. ``step`` times a plain loop and ours in turn.
 """
 
 from __future__ import annotations
