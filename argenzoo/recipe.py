@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -163,7 +164,7 @@ def load_recipe(source: str | Path, overrides: dict[str, Any] | None = None) -> 
     path = recipe_path(source)
     values = _values(path)
     values.setdefault("name", path.stem)
-    for key, value in sorted((overrides or {}).items(), key=override_order):
+    for key, value in sorted(deepcopy(overrides or {}).items(), key=override_order):  # sections are filled: not the caller's
         override(values, key, value)
     recipe = parse_recipe(values)
     beside = path.parent / (recipe.tokenizer.weights or "")

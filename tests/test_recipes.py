@@ -187,3 +187,10 @@ def test_public_names():
         argenzoo.build_model("fruit_vq")
     with pytest.raises(ArgenzooError, match="neither a folder nor a recipe; did you mean 'mar_b'"):
         argenzoo.build_model("mar_bb")
+
+
+def test_overrides_stay_the_callers():
+    """A section that is given whole, and one key of it: the next recipe of the same dict must not see that key."""
+    plain = {"loss": {"l2": 1.0, "codebook": 1.0, "commitment": 0.25}}
+    assert load_recipe("fruit_vq", {**plain, "loss.entropy": 0.05}).loss == {**plain["loss"], "entropy": 0.05}
+    assert load_recipe("fruit_vq", plain).loss == {"l2": 1.0, "codebook": 1.0, "commitment": 0.25}
