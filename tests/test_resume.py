@@ -122,7 +122,7 @@ def test_the_last_checkpoints_and_the_best_are_kept(
     assert best_of(out) == 2
     assert resolve(out / "best").name == "step_0000002"
     build_model(out / "best")
-    assert "best held-out loss | 3.0000 at step 2" in (out / "summary.md").read_text()
+    assert "least held-out loss | 3.0000 at step 2" in (out / "summary.md").read_text()
 
 
 @pytest.mark.parametrize("room", [20_000, 1_000_000])  # the weights do not fit; they do, and the optimizer's state does not

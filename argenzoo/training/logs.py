@@ -165,7 +165,7 @@ def summary(name: str, log: list[dict[str, Any]]) -> str:
     if held_out:
         best = min(held_out, key=lambda entry: entry["held_out_loss"])
         rows["held-out loss, first and last"] = f"{held_out[0]['held_out_loss']:.4f}, {held_out[-1]['held_out_loss']:.4f}"
-        rows["best held-out loss"] = f"{best['held_out_loss']:.4f} at step {best['step']:,}"
+        rows["least held-out loss"] = f"{best['held_out_loss']:.4f} at step {best['step']:,}"
     rows |= {key: f"{end[key]:.4g}" for key in sorted(end) if key.startswith("held_out_") and "/" not in key and end[key] is not None}
     if train:
         used = {key.removeprefix("codebook_"): value for key, value in train[-1].items() if key.startswith("codebook_usage")}
