@@ -129,8 +129,7 @@ def load_tokenizer(tokenizer: nn.Module, part: Part) -> None:
     """
     if part.weights is None:
         raise ArgenzooError("this tokenizer has no weights: set tokenizer.weights to a checkpoint folder or .safetensors file")
-    path = Path(part.weights)
-    path = weights_in(resolve(path)) if path.is_dir() or path.suffix != ".safetensors" else path
+    path = tokenizer_file(part.weights)
     state = read_weights(path)
     if part.sha256 is not None and sha256(path) != part.sha256:
         raise ArgenzooError(
@@ -140,6 +139,12 @@ def load_tokenizer(tokenizer: nn.Module, part: Part) -> None:
     check_trained_as(part, path)
     load_strict(tokenizer, state, f"tokenizer {path}")
     check_scale(part, tokenizer, path)
+
+
+def tokenizer_file(weights: str) -> Path:
+    """What ``tokenizer.weights`` names: a file, or a run's or checkpoint's."""
+    path = Path(weights)
+    return weights_in(resolve(path)) if path.is_dir() or path.suffix != ".safetensors" else path
 
 
 PRETRAINED = "pretrained"  # as tokenizer.weights: the recipe's published tokenizer

@@ -7,7 +7,6 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +25,12 @@ from argenzoo.data.crops import CUTS
 from argenzoo.data.images import ImageSet, split, to_unit
 from argenzoo.data.shards import Shard, open_shard, write_shard
 from argenzoo.data.views import Views
-from argenzoo.device import checked_device
+from argenzoo.device import PATIENCE, checked_device
 from argenzoo.errors import ArgenzooError
 from argenzoo.recipe import Recipe
 from argenzoo.registry import datasets
 from argenzoo.versions import about
 from argenzoo.weights import fingerprint, replace_text
-
-PATIENCE = timedelta(days=1)  # of a process that has written its share
 
 
 @dataclass(frozen=True)
@@ -146,6 +143,7 @@ def cache(
     manifest = manifest_of(jobs, images, tokenizer, facts)
     if state.is_main_process:
         replace_text(folder / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
+    state.wait_for_everyone()  # or another process looks for it too early
     return manifest
 
 

@@ -13,7 +13,7 @@ from argenzoo.errors import ArgenzooError
 from argenzoo.weights import replace_text
 
 RECIPE, MODEL, EMA, TOKENIZER, STATE = "recipe.yaml", "model.safetensors", "ema.safetensors", "tokenizer.safetensors", "state"
-BEST = "best"
+BEST, EVALUATION = "best", "evaluation.json"
 
 
 def resolve(folder: str | Path) -> Path:

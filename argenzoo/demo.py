@@ -14,19 +14,16 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from argenzoo.build import build_model
-from argenzoo.checkpoint import RECIPE, checkpoints
 from argenzoo.data.images import split, to_unit
 from argenzoo.data.views import Views
 from argenzoo.device import checked_device
-from argenzoo.errors import ArgenzooError
 from argenzoo.grids import save_png, to_uint8
 from argenzoo.model import ARModel
 from argenzoo.recipe import Recipe, load_recipe
 from argenzoo.registry import datasets
 from argenzoo.summary import parameters_by_part
-from argenzoo.training.logs import ended, read_log
-from argenzoo.training.state import same_part
-from argenzoo.training.trainer import train
+from argenzoo.training.logs import read_log
+from argenzoo.training.once import train_once
 from argenzoo.versions import about
 
 CELLS = {"fruit_raster": "fruit_vq", "fruit_var": "fruit_msvq", "fruit_mar": "fruit_kl"}
@@ -53,10 +50,10 @@ def demo(out: str | Path, every_cell: bool = False, say: Callable[[str], object]
     folder = Path(out)
     cells = {**CELLS, **(MORE_CELLS if every_cell else {})}
     for tokenizer in dict.fromkeys(cells.values()):
-        train_once(load_recipe(tokenizer, {"train.out": str(folder / tokenizer), "train.resume": True}), say)
+        train_once(load_recipe(tokenizer, {"train.out": str(folder / tokenizer)}), say)
     results = []
     for name, tokenizer in cells.items():
-        overrides = {"train.out": str(folder / name), "train.resume": True, "tokenizer.weights": str(folder / tokenizer)}
+        overrides = {"train.out": str(folder / name), "tokenizer.weights": str(folder / tokenizer)}
         recipe = load_recipe(name, overrides)
         train_once(recipe, say)
         results.append(show(recipe, folder / name, folder / tokenizer))
@@ -67,29 +64,6 @@ def demo(out: str | Path, every_cell: bool = False, say: Callable[[str], object]
     rows = {result.name: result.table for result in results}
     (folder / "comparison.json").write_text(json.dumps({**facts, "cells": rows}, indent=1) + "\n", encoding="utf-8")
     return f"{text}\n{folder / 'comparison.png'}"
-
-
-def train_once(recipe: Recipe, say: Callable[[str], object]) -> None:
-    """Nothing where the run is finished."""
-    assert recipe.train is not None
-    out = Path(recipe.train.out or "")
-    saved = checkpoints(out)
-    if saved:
-        check_same(recipe, load_recipe(saved[-1] / RECIPE), out)
-    if saved and saved[-1].name == f"step_{recipe.train.steps:07d}" and ended(out, recipe.train.steps or 0):
-        say(f"{recipe.name}: trained already")
-        return
-    say(f"{recipe.name}: {recipe.train.steps} steps of {recipe.train.batch_size}")
-    train(recipe)
-
-
-def check_same(recipe: Recipe, saved: Recipe, out: Path) -> None:
-    """Raises ArgenzooError where a run in ``out`` was made by a recipe with other parts or another training."""
-    parts = all(same_part(getattr(recipe, kind), getattr(saved, kind)) for kind in ("tokenizer", "generator", "head", "data"))
-    exempt = {"out", "resume"}
-    training = recipe.train and saved.train and recipe.train.model_dump(exclude=exempt) == saved.train.model_dump(exclude=exempt)
-    if not (parts and training and recipe.loss == saved.loss):
-        raise ArgenzooError(f"{out} was made by an earlier version of recipe '{recipe.name}': remove it, or choose another --out")
 
 
 @torch.no_grad()

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import platform
 from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 
 from argenzoo.errors import ArgenzooError
+
+PATIENCE = timedelta(days=2)  # of the other processes, while one saves, samples or measures
 
 
 def checked_device(name: str | None) -> torch.device:
@@ -20,13 +25,31 @@ def checked_device(name: str | None) -> torch.device:
     return device
 
 
+def hardware(device: torch.device) -> str:
+    """For a result: a time means nothing without it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type}, {platform.machine()}, {torch.get_num_threads()} of {os.cpu_count()} threads"
+
+
 def full_precision(device: torch.device) -> AbstractContextManager[object]:
     """Autocast off inside; the meta device, which only counts, has none."""
     return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
-def leave() -> None:
-    """The end of a command on several processes: together, or one that exits early aborts another's background threads."""
+def is_main() -> bool:
+    """Whether this is the process that writes."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def together() -> None:
+    """Wait for the other processes, where there are any."""
     if dist.is_available() and dist.is_initialized():
         dist.barrier()
+
+
+def leave() -> None:
+    """The end of a command on several processes: together, or one that exits early aborts another's background threads."""
+    together()
+    if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()

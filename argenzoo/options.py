@@ -38,6 +38,12 @@ class SamplingOptions:
         """Nested, as in a recipe."""
         return {**self.guidance.model_dump(), "order": self.order.model_dump(), "head": self.head.model_dump()}
 
+    def dotted(self) -> dict[str, Any]:
+        """As ``override`` takes it."""
+        values = self.dump()
+        parts = {f"{name}.{key}": value for name in ("order", "head") for key, value in values.pop(name).items()}
+        return {**values, **parts}
+
     def override(self, changes: dict[str, Any] | None) -> SamplingOptions:
         """With dotted ``changes``, e.g. ``{"head.temperature": 0.9, "order.num_steps": 16, "guidance": 3}``."""
         values = self.dump()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,10 +26,18 @@ def replace_text(path: Path, text: str) -> None:
     write_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """A file of ours. Raises ArgenzooError where it is damaged."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError):
+        raise ArgenzooError(f"{path} is damaged: remove it") from None
+
+
 def write_file(path: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` fill a temporary file, then rename it; folders are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}-{secrets.token_hex(4)}.tmp{path.suffix}")  # nodes share numbers of processes
     try:
         write(temporary)
         temporary.replace(path)

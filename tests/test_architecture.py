@@ -46,19 +46,24 @@ EDGES = {
     "training": BUILD | {"data", "losses"},
     "caching": BUILD | {"data"},
     "sampling": BUILD,
-    "evaluation": BUILD | {"data", "hub", "losses"},
+    "evaluation": BUILD | {"data", "hub", "losses", "sampling"},
+    "comparison": BUILD | {"caching", "data", "evaluation", "sampling", "training"},
     "demo": BUILD | {"data", "training", "sampling"},
-    "cli": BUILD | {"caching", "data", "demo", "evaluation", "hub", "report", "sampling", "training"},
+    "commands": BUILD | {"caching", "comparison", "data", "demo", "evaluation", "hub", "report", "sampling", "training"},
+    "cli": BASE | {"commands"},
     "__init__": MODEL | {"build", "recipe"},
     "__main__": {"cli"},
 }
 # methods of convenience look upwards when they are called, never when a module is imported
 LATE = {"model": {"hub"}, "build": {"hub"}}
 ONLY = {
-    "accelerate": {"caching", "training", "sampling"},
+    "accelerate": {"caching", "evaluation", "training"},
     "lpips": {"losses"},
     "torch_fidelity": {"evaluation"},
     "skimage": {"evaluation"},
+    "scipy": {"comparison"},
+    "matplotlib": {"comparison"},
+    "jinja2": {"comparison"},
     "diffusers": {"hub", "tokenizers"},
     "huggingface_hub": {"data", "hub", "weights"},
     "datasets": {"data"},

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import TOKENIZERS, tiny, tiny_model
+from conftest import TOKENIZERS, tiny
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x as resize
@@ -20,14 +20,15 @@ from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d
 from argenzoo.build import build_tokenizer
 from argenzoo.cli import main
 from argenzoo.errors import ArgenzooError
-from argenzoo.evaluation import command, features, inception
+from argenzoo.evaluation import command, features, inception, tokenizer
 from argenzoo.evaluation.command import evaluate
 from argenzoo.evaluation.features import CHUNK, Features, Pixels
-from argenzoo.evaluation.inception import Inception, basic, blocks, load_inception
+from argenzoo.evaluation.gaussian import Gaussian
+from argenzoo.evaluation.inception import Inception, basic, load_inception
 from argenzoo.evaluation.latents import latent_stats
 from argenzoo.evaluation.reconstruction import Figures
 from argenzoo.evaluation.settings import Settings
-from argenzoo.evaluation.statistics import Statistics, reference, statistics_of
+from argenzoo.evaluation.statistics import reference, statistics_of
 from argenzoo.evaluation.stats import stats
 from argenzoo.recipe import load_recipe
 from argenzoo.rng import Rng
@@ -35,32 +36,15 @@ from argenzoo.rng import Rng
 NUM = 4
 
 
-@pytest.fixture(scope="module")
-def generator_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("generator") / "model"
-    tiny_model("fruit_raster").save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Inception's shapes, drawn at random."""
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "inception.safetensors"
-    state = {f"{name}.{key}": tensor for name, block in blocks().items() for key, tensor in block.state_dict().items()}
-    save_file(state, path)
-    return path
-
-
 @pytest.fixture
-def settings(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+def settings(inception_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """A few pictures, a cache of its own, no LPIPS."""
 
     def absent(net: str, path: str | None, option: str) -> None:
         raise ArgenzooError("torchvision's weights can't be downloaded")
 
-    monkeypatch.setattr(command, "lpips_network", absent)
-    return Settings(num=NUM, out=tmp_path / "out", inception=str(weights), cache=tmp_path / "cache")
+    monkeypatch.setattr(tokenizer, "lpips_network", absent)
+    return Settings(num=NUM, out=tmp_path / "out", inception=str(inception_weights), cache=tmp_path / "cache")
 
 
 def data(pictures: Path) -> dict[str, Any]:
@@ -133,9 +117,10 @@ class Counting(Features):
 
     seen = 0
 
-    def compute(self, pictures: np.ndarray) -> torch.Tensor:
+    def compute(self, pictures: np.ndarray) -> dict[str, torch.Tensor]:
         Counting.seen += len(pictures)
-        return torch.from_numpy(pictures.reshape(len(pictures), -1)[:, :12].astype(np.float32))
+        rows = torch.from_numpy(pictures.reshape(len(pictures), -1)[:, :12].astype(np.float32))
+        return {"pool": rows, "spatial": rows + 1}
 
 
 def some(count: int, seed: int = 0) -> np.ndarray:
@@ -149,9 +134,9 @@ def hashed(pictures: np.ndarray, pieces: int) -> str:
     return pixels.finish()
 
 
-def test_features_are_computed_once_and_go_on_after_a_kill(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_features_are_computed_once_and_go_on_after_a_kill(inception_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("argenzoo.evaluation.statistics.Features", Counting)
-    extractor, pictures = load_inception(weights), some(2 * CHUNK + 7)
+    extractor, pictures = load_inception(inception_weights), some(2 * CHUNK + 7)
     begun = Counting(extractor, tmp_path)
     begun.add(pictures[: CHUNK + 30])  # killed here: a chunk is kept
     assert Counting.seen == CHUNK
@@ -160,11 +145,11 @@ def test_features_are_computed_once_and_go_on_after_a_kill(weights: Path, tmp_pa
     assert (Counting.seen, kept) == (len(pictures), False)
     assert (found.count, found.pixels) == (len(pictures), key)
     rows = pictures.reshape(len(pictures), -1)[:, :12].astype(np.float64)
-    np.testing.assert_allclose(found.mu, rows.mean(0))
-    np.testing.assert_allclose(found.sigma, np.cov(rows, rowvar=False))
+    np.testing.assert_allclose(found.pool.mu, rows.mean(0))
+    np.testing.assert_allclose(found.pool.sigma, np.cov(rows, rowvar=False))
     again, kept = reference(key, lambda: np.array_split(pictures, 4), extractor, tmp_path)
     assert kept
-    np.testing.assert_array_equal(again.sigma, found.sigma)
+    np.testing.assert_array_equal(again.pool.sigma, found.pool.sigma)
     changed = pictures.copy()
     changed[-1, 0, 0, 0] ^= 1
     assert hashed(changed, 2) != key
@@ -173,23 +158,24 @@ def test_features_are_computed_once_and_go_on_after_a_kill(weights: Path, tmp_pa
 
 
 @pytest.mark.parametrize("damage", ["truncated", "of others", "not finite"])
-def test_damaged_features_are_computed_again(damage: str, weights: Path, tmp_path: Path):
-    extractor, pictures = load_inception(weights), some(3)
+def test_damaged_features_are_computed_again(damage: str, inception_weights: Path, tmp_path: Path):
+    extractor, pictures = load_inception(inception_weights), some(3)
     first = Counting(extractor, tmp_path)
     first.add(pictures)
-    mean = statistics_of(first).mu
+    mean = statistics_of(first).pool.mu
     (path,) = (tmp_path / "features").rglob("*.safetensors")
     if damage == "truncated":
         path.write_bytes(path.read_bytes()[:100])
     else:
-        save_file({"features": torch.full((3, 12), float("nan")) if damage == "not finite" else torch.zeros(7, 12)}, path)
+        wrong = torch.full((3, 12), float("nan")) if damage == "not finite" else torch.zeros(7, 12)
+        save_file({"pool": wrong, "spatial": wrong.clone()}, path)
     second = Counting(extractor, tmp_path)
     second.add(pictures)
-    np.testing.assert_array_equal(statistics_of(second).mu, mean)
+    np.testing.assert_array_equal(statistics_of(second).pool.mu, mean)
 
 
-def gaussian(mean: float, std: float) -> Statistics:
-    return Statistics(np.full(4, mean), np.eye(4) * std**2, 10, "", "")
+def gaussian(mean: float, std: float) -> Gaussian:
+    return Gaussian(np.full(4, mean), np.eye(4) * std**2)
 
 
 def test_distance_of_gaussians():
@@ -201,7 +187,7 @@ def test_distance_of_gaussians():
 def test_one_picture_has_no_covariance(tokenizer_runs: dict[str, Path], pictures: Path, settings: Settings):
     made = evaluate(tokenizer_runs["vq"], data(pictures), replace(settings, num=1))
     assert made["figures"]["rfid"] is None
-    assert "1 picture have no covariance" in made["reasons"]["rfid"]
+    assert "1 picture has no covariance" in made["reasons"]["rfid"]
 
 
 def test_broken_tokenizers_have_no_figures(tokenizer_runs: dict[str, Path], pictures: Path, settings: Settings, tmp_path: Path):
@@ -259,16 +245,18 @@ def test_inception_refuses_other_files(tmp_path: Path):
             load_inception(tmp_path / f"{name}.pth")
 
 
-def test_inception_of_torchvision_is_told(weights: Path, tmp_path: Path):
+def test_inception_of_torchvision_is_told(inception_weights: Path, tmp_path: Path):
     """The same layers' names, another final layer."""
-    save_file({**load_file(weights), "fc.weight": torch.zeros(1000, 2048), "fc.bias": torch.zeros(1000)}, tmp_path / "x.safetensors")
+    save_file(
+        {**load_file(inception_weights), "fc.weight": torch.zeros(1000, 2048), "fc.bias": torch.zeros(1000)}, tmp_path / "x.safetensors"
+    )
     with pytest.raises(ArgenzooError, match=r"fc.bias: \(1000,\) in the file, \(1008,\)"):
         load_inception(tmp_path / "x.safetensors")
 
 
-def test_inception_without_its_final_layer_has_no_logits(weights: Path):
+def test_inception_without_its_final_layer_has_no_logits(inception_weights: Path):
     with pytest.raises(ArgenzooError, match="no final layer: no logits, no Inception Score"):
-        Inception("x", ["logits_unbiased"], str(weights))
+        Inception("x", ["logits_unbiased"], str(inception_weights))
 
 
 def test_missing_inception_is_null_with_its_reason(
@@ -342,13 +330,24 @@ MISTAKES = [
     (["evaluate", "nowhere"], "neither a folder nor a recipe"),
     (["evaluate", "fruit_vq"], "has no weights to measure: set tokenizer.weights"),
     (["evaluate", "vq16"], "or to pretrained"),
-    (["evaluate", "{generator}"], "is a generator's checkpoint"),
     (["evaluate", "{run}", "data.pth=x"], "did you mean 'path'"),
     (["evaluate", "{run}", "--num", "0"], "--num 0"),
     (["evaluate", "{run}", "--out", "{file}"], "can't be written to"),
     (["evaluate", "{run}", "--out", "{file}/x"], "can't be written to"),
     (["evaluate", "{run}", "--out", ""], "--out is empty"),
     (["evaluate", "{run}", "--batch", "0"], "--batch 0"),
+    (["evaluate", "{run}", "--seed", "1"], "--seed has no effect here: this is a tokenizer"),
+    (["evaluate", "{generator}", "{data}", "--lpips", "x"], "--lpips has no effect here: this is a generator"),
+    (["evaluate", "{generator}", "{data}", "--num", "1"], "--num 1: at least 2"),
+    (["evaluate", "{generator}", "{data}", "--reference-num", "1"], "--reference-num 1: at least 2"),
+    (["evaluate", "{generator}", "{data}", "--protocol", "lamagen"], "did you mean 'llamagen'"),
+    (["evaluate", "{generator}", "{data}", "--precision", "fp16"], "--precision fp16: fp32 or bf16"),
+    (["evaluate", "{generator}", "{data}", "guidence=2"], "did you mean 'guidance'"),
+    (["evaluate", "{generator}", "{data}", "--reference", "cifar10"], "both name a reference"),
+    (["evaluate", "{generator}", "{data}", "--reference-num", "99"], "--reference-num 99: expected 1 to 24"),
+    (["evaluate", "{generator}", "--reference", "nowhere"], "--reference nowhere: no such file, folder or set"),
+    (["evaluate", "{generator}", "--reference", "{file}"], "expected a folder, a set, .safetensors"),
+    (["evaluate", "fruit_raster"], "is a recipe without published weights"),
     (["evaluate", "{run}", "train.lr=5"], "'train.lr' has no effect here"),
     (["evaluate", "{run}", "data.resize=1.5"], "data.resize has no effect here"),
     (["evaluate", "{run}", "--lpips", "nowhere"], "--lpips nowhere: no such file"),
@@ -356,7 +355,7 @@ MISTAKES = [
     (["stats", "cifar", "--size", "16"], "did you mean 'cifar10'"),
     (["stats", "data.path={pictures}", "--size", "16"], "which set?"),
     (["stats", "{pictures}", "--size", "0"], "--size 0"),
-    (["stats", "{pictures}", "--size", "16", "--num", "1"], "1 picture have no covariance"),
+    (["stats", "{pictures}", "--size", "16", "--num", "1"], "1 picture has no covariance"),
     (["stats", "data.name=folder", "data.path={pictures}", "--size", "16", "--out", "x.txt"], "should end in .safetensors"),
     (["tokenizer", "stats", "{generator}"], "is a generator's checkpoint"),
 ]
@@ -364,18 +363,18 @@ MISTAKES = [
 
 @pytest.mark.parametrize(("arguments", "message"), MISTAKES)
 def test_mistakes_are_one_line(
-    arguments: list[str], message: str, tokenizer_runs: dict[str, Path], pictures: Path, tmp_path: Path, weights: Path,
+    arguments: list[str], message: str, tokenizer_runs: dict[str, Path], pictures: Path, tmp_path: Path, inception_weights: Path,
     capsys: pytest.CaptureFixture, request: pytest.FixtureRequest,
 ):  # fmt: skip
     (tmp_path / "file").write_text("")
-    names = {"run": tokenizer_runs["vq"], "file": tmp_path / "file", "pictures": pictures}
+    names = {"run": tokenizer_runs["vq"], "file": tmp_path / "file", "pictures": pictures, "data": f"data.path={pictures}"}
     if "{generator}" in arguments:
         names["generator"] = request.getfixturevalue("generator_run")
     words = [argument.format(**names) for argument in arguments]
     if words[0] == "evaluate" and "--out" not in words:
         words += ["--out", str(tmp_path / "out")]
     if words[0] != "tokenizer":
-        words += ["--inception", str(weights), "--cache", str(tmp_path / "cache")]
+        words += ["--inception", str(inception_weights), "--cache", str(tmp_path / "cache")]
     assert main(words) == 2
     error = capsys.readouterr().err
     assert message in error

@@ -315,13 +315,27 @@ def test_a_trained_run_is_shared_with_its_card(tokenizer_runs: dict[str, Path], 
     out = train(recipe_for("fruit_var", tokenizer_runs, tmp_path / "run", pictures, **settings))
     model = build_model(out)
     (model.sources["network"].parent / "metrics.json").write_text('{"FID (1,000 samples)": 12.5}')
+    own = {"kind": "gFID", "num": 10, "figures": {"fid": 3.25, "kid": None}, "protocol": {"reference": {"count": 20}}}
+    (model.sources["network"].parent / "evaluation").mkdir()
+    (model.sources["network"].parent / "evaluation" / "evaluation.json").write_text(
+        json.dumps({**own, "weights_sha256": sha256(model.sources["network"])})
+    )
+    (model.sources["network"].parent / "evaluation.json").write_text(json.dumps({**own, "num": 11, "weights_sha256": "of other weights"}))
     model.push_to_hub("tester/shared", private=True)
     assert "tester/shared" in hub.private
     files = hub.commits["tester/shared"][-1]
     assert {"README.md", "recipe.yaml", "model.safetensors", "tokenizer.safetensors", "samples.png"} <= files.keys()
     card = ModelCard(files["README.md"].decode())
     assert card.data.library_name == "argenzoo"
-    for words in ("held_out_loss (step 2)", "FID (1,000 samples)", "![samples](samples.png)", "parameters of the network", "build_model("):
+    assert "(11 samples" not in card.text
+    for words in (
+        "held_out_loss (step 2)",
+        "FID (1,000 samples)",
+        "| fid (10 samples against 20 pictures) | 3.25 |",
+        "![samples](samples.png)",
+        "parameters of the network",
+        "build_model(",
+    ):
         assert words in card.text
     text = files["recipe.yaml"].decode()
     assert str(tmp_path) not in text  # nothing of this machine

@@ -7,6 +7,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+from argenzoo.comparison.study import list_studies
 from argenzoo.recipe import list_models
 
 ROOT = Path(__file__).parents[1]
@@ -21,6 +22,8 @@ def test_wheel(tmp_path: Path):
         archive.extractall(tmp_path / "installed")
     assert "argenzoo/py.typed" in names
     assert {f"argenzoo/recipes/{name}.yaml" for name in list_models()} <= set(names)
+    assert {f"argenzoo/recipes/studies/{name}.yaml" for name in list_studies()} <= set(names)
+    assert "argenzoo/comparison/report.html.j2" in names
     code = "import argenzoo; print(argenzoo.__file__, argenzoo.build_model('fruit_mar').generate([3]).shape)"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path / "installed", capture_output=True, text=True, check=True)
     assert str(tmp_path) in done.stdout

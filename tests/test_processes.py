@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -48,11 +49,12 @@ def alone(
     return {name: train(recipe(name, tokenizer_runs, caches, folder / name, pictures)) for name in CELLS}
 
 
-def launch(world: int, recipes: list[Path]) -> None:
+def launch(world: int, arguments: Sequence[str | Path], script: str = "processes.py") -> None:
+    """A script of the tests on ``world`` processes."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(world)]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    script = str(Path(__file__).with_name("processes.py"))
-    done = subprocess.run([*command, script, *map(str, recipes)], capture_output=True, text=True, timeout=900, env=environment)
+    program = str(Path(__file__).with_name(script))
+    done = subprocess.run([*command, program, *map(str, arguments)], capture_output=True, text=True, timeout=900, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
 
 

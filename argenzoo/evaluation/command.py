@@ -1,154 +1,48 @@
-"""``argenzoo evaluate``: a tokenizer's figures, how they came about, and a picture."""
+"""``argenzoo evaluate``: one command for generators and tokenizers."""
 
 from __future__ import annotations
 
-import json
-import sys
-import time
-from collections.abc import Callable
-from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-from tqdm import tqdm
-
-from argenzoo.build import build_tokenizer
-from argenzoo.device import checked_device
-from argenzoo.errors import ArgenzooError
-from argenzoo.evaluation.features import Features
-from argenzoo.evaluation.inception import load_inception
-from argenzoo.evaluation.pictures import HOW, Chosen, chosen
-from argenzoo.evaluation.reconstruction import Figures, panels
-from argenzoo.evaluation.settings import Settings, with_weights
-from argenzoo.evaluation.statistics import reference, statistics_of
-from argenzoo.grids import grid, save_png
-from argenzoo.losses.perceptual import lpips_network
-from argenzoo.versions import about
-from argenzoo.weights import fingerprint, replace_text, write_file
-
-RESULTS = ("evaluation.json", "reconstructions.png")
-PROTOCOL = {
-    "pictures": HOW,
-    "latent": "deterministic: of a KL tokenizer the posterior's mean",
-    "rounding": "round(255 x)",
-    "psnr": "dB of uint8, data_range 255, 100 where nothing differs, mean over pictures",
-    "ssim": "scikit-image structural_similarity of uint8, 7 x 7 uniform window, data_range 255, mean over channels and pictures",
-    "lpips": "lpips 0.1 (alex) of uint8, mean over pictures",
-    "rfid": "Frechet distance (torch-fidelity) of FID Inception pool features of uint8: reconstructions against their originals",
-    "codebook_usage": "share of the codes used at least once among codebook_window tokens a scale",
-}
+from argenzoo.build import find
+from argenzoo.evaluation.generator import evaluate_generator
+from argenzoo.evaluation.settings import Settings
+from argenzoo.evaluation.tokenizer import evaluate_tokenizer
 
 
 def evaluate(source: str | Path, overrides: dict[str, Any] | None = None, settings: Settings | None = None) -> dict[str, Any]:
-    """Measure a tokenizer on pictures; writes evaluation.json and reconstructions.png to ``settings.out``, returns the JSON's content.
+    """Measure a model; writes evaluation.json and a picture to ``settings.out``, returns the JSON's content.
+
+    A generator is sampled and its samples compared with a reference; a tokenizer gives pictures back.
 
     Args:
-        source: a tokenizer's checkpoint or run folder, or a recipe whose ``tokenizer.weights`` are named (``pretrained``: published).
-        overrides: dotted keys of the data and the tokenizer, such as ``data.path``.
+        source: a checkpoint or run folder, a repository of the Hub, or a recipe with published weights; for a tokenizer also a recipe
+            whose ``tokenizer.weights`` are named (``pretrained``: published).
+        overrides: dotted keys of the data (``data.path``); for a generator of its sampling (``guidance``, ``head.temperature``), for a
+            tokenizer of the tokenizer.
 
     Raises:
-        ArgenzooError: no such tokenizer, weights or data; a generator's checkpoint; results that are there already.
+        ArgenzooError: no such model, weights or data; a setting that has no effect; results of something else in ``settings.out``.
     """
-    settings = settings or Settings()
-    out, device = free(settings), checked_device(settings.device)
-    recipe = with_weights(source, overrides or {})
-    tokenizer = build_tokenizer(recipe, device=device)
-    pictures = chosen(recipe.data, tokenizer.image_size, settings.num)
-    figures, extractors = prepare(tokenizer, settings, device)
-    began = time.perf_counter()
-    for batch in pictures.batches(settings.batch, "reconstructing"):
-        figures.add(batch, device)
-    rfid, against = distance(figures, pictures, settings)
-    made = {
-        "figures": {"rfid": rfid, **figures.result()},
-        "reasons": figures.reasons,
-        "protocol": {**PROTOCOL, "reference": against},
-        "data": pictures.facts(),
-        "recipe": recipe.name,
-        "tokenizer": {**recipe.tokenizer.dump(), "fingerprint": fingerprint(tokenizer.state_dict())},
-        "extractors": extractors,
-        "seconds": round(time.perf_counter() - began, 1),
-        "device": str(device),
-        "versions": {**about(), **{name: version(name) for name in ("torch-fidelity", "scikit-image", "lpips")}},
-    }
-    write(out, made, figures)
-    return made
-
-
-def free(settings: Settings) -> Path:
-    """The folder for the results, made and tried. Raises ArgenzooError where it holds results already, or can't be written to."""
-    if settings.batch < 1:
-        raise ArgenzooError(f"--batch {settings.batch}: at least 1")
-    if settings.out is not None and not str(settings.out).strip():
-        raise ArgenzooError("--out is empty: name a folder")
-    out = Path(settings.out or "evaluation")
-    there = next((name for name in RESULTS if (out / name).exists()), None)
-    if there and not settings.overwrite:
-        raise ArgenzooError(f"{out} holds {there} already: choose another --out, or --overwrite")
-    try:
-        write_file(out / ".tried", lambda temporary: temporary.touch())
-        (out / ".tried").unlink()
-    except OSError as error:
-        raise ArgenzooError(f"--out {out} can't be written to ({error.strerror}): name a folder") from None
-    return out
-
-
-def prepare(tokenizer: Any, settings: Settings, device: torch.device) -> tuple[Figures, dict[str, Any]]:
-    """(the figures to fill, what is said of the networks that they need)."""
-    reasons: dict[str, str] = {}
-    inception = attempt("rfid", reasons, settings.inception, lambda: load_inception(settings.inception, device))
-    lpips = attempt("lpips", reasons, settings.lpips, lambda: lpips_network("alex", settings.lpips, "--lpips").to(device))
-    extractors = {
-        "inception": inception and {"file": inception.source, "fingerprint": inception.sha256},
-        "lpips": lpips and {"file": settings.lpips or "torchvision", "fingerprint": fingerprint(lpips.state_dict())},
-    }
-    features = None if inception is None else Features(inception, Path(settings.cache))
-    return Figures(tokenizer, lpips, features, reasons), extractors
-
-
-def attempt(name: str, reasons: dict[str, str], named: str | None, load: Callable[[], Any]) -> Any | None:
-    """What ``load`` gives; None, and the reason, where its weights can't be had. A file that the user named must do."""
-    try:
-        return load()
-    except ArgenzooError as error:
-        if named is not None:
-            raise
-        reasons[name] = " ".join(str(error).split())
-        tqdm.write(f"warning: no {name}: {reasons[name]}", file=sys.stderr)
-        return None
-
-
-def distance(figures: Figures, pictures: Chosen, settings: Settings) -> tuple[float | None, dict[str, Any]]:
-    """(rFID, what it was measured against)."""
-    against: dict[str, Any] = {"kind": "rFID", "pixels": figures.pixels.finish(), "count": figures.pixels.count}
-    if figures.features is None:
-        return None, against
-    try:
-        ours = statistics_of(figures.features)
-    except ArgenzooError as error:
-        figures.reasons["rfid"] = str(error)
-        return None, against
-    if ours.count < len(ours.mu):
-        text = f"warning: rFID of {ours.count:,} pictures, fewer than its {len(ours.mu):,} features: compare it at this number only"
-        tqdm.write(text, file=sys.stderr)
-    originals = partial(pictures.batches, settings.batch, "originals")
-    theirs, kept = reference(against["pixels"], originals, figures.features.inception, Path(settings.cache))
-    return ours.distance(theirs), {**against, "kept": kept}
-
-
-def write(out: Path, made: dict[str, Any], figures: Figures) -> None:
-    """The picture, then the JSON."""
-    facts = {**about(), "recipe": made["recipe"], "tokenizer": made["tokenizer"]["fingerprint"]}
-    write_file(out / RESULTS[1], lambda temporary: save_png(grid(panels(figures.shown)), temporary, facts))
-    replace_text(out / RESULTS[0], json.dumps(made, indent=1) + "\n")
+    overrides, settings = overrides or {}, settings or Settings()
+    data = {key: value for key, value in overrides.items() if key.partition(".")[0] == "data"}
+    recipe, _ = find(source, data)
+    measure = evaluate_tokenizer if recipe.generator is None else evaluate_generator
+    return measure(source, overrides, settings)
 
 
 def table(made: dict[str, Any]) -> str:
     """The figures for a person."""
     figures, reasons = made["figures"], made["reasons"]
     plain = {key: value for key, value in figures.items() if not isinstance(value, list) and (value is not None or key in reasons)}
-    rows = [f"{key:32} {'-  ' + reasons[key] if value is None else f'{value:.4f}'}" for key, value in plain.items()]
-    window = f", {sum(figures['codebook_window']):,} tokens" if figures["codebook_window"] else ""
-    return "\n".join([f"{made['data']['num']:,} pictures ({made['data']['part']}){window}", *rows])
+    rows = [f"{key:32} {'-  ' + reasons[key] if value is None else f'{value:.5g}'}" for key, value in plain.items()]
+    return "\n".join([headline(made), *rows])
+
+
+def headline(made: dict[str, Any]) -> str:
+    """How many pictures, and which."""
+    if "data" not in made:
+        return f"{made['num']:,} samples, {made['seconds_an_image']:.4g} s each"
+    window = made["figures"]["codebook_window"]
+    return f"{made['data']['num']:,} pictures ({made['data']['part']})" + (f", {sum(window):,} tokens" if window else "")

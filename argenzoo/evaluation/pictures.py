@@ -75,8 +75,11 @@ class Chosen:
         return {**self.data.dump(), "part": self.part, "num": len(self) - len(self.corrupt), "corrupt": len(self.corrupt)}
 
 
-def chosen(data: Part | None, size: int, num: int | None, held_out: bool = True) -> Chosen:
+def chosen(data: Part | None, size: int, num: int | None, held_out: bool = True, option: str = "--num") -> Chosen:
     """``num`` pictures (None: all) spread evenly over the held-out part of a set, where it has one, or over the rest.
+
+    Args:
+        option: that gave ``num``, for a message.
 
     Raises:
         ArgenzooError: no data section, a size or number that can't be.
@@ -89,7 +92,7 @@ def chosen(data: Part | None, size: int, num: int | None, held_out: bool = True)
     training, kept = split(images, data.config)
     part, indices = ("held out", kept) if held_out and len(kept) else ("training" if len(kept) else "all", training)
     if num is not None and not 0 < num <= len(indices):
-        raise ArgenzooError(f"--num {num}: expected 1 to {len(indices)}, the pictures of the set ({part})")
+        raise ArgenzooError(f"{option} {num}: expected 1 to {len(indices)}, the pictures of the set ({part})")
     plain = replace(data, config=data.config.model_copy(update=PLAIN))
     count = num or len(indices)
     positions = [i * len(indices) // count for i in range(count)]

@@ -10,7 +10,7 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from argenzoo.checkpoint import RECIPE
+from argenzoo.checkpoint import EVALUATION, RECIPE
 from argenzoo.errors import ArgenzooError
 from argenzoo.model import ARModel
 from argenzoo.published import HubFile
@@ -112,16 +112,30 @@ def cell(value: Any) -> str:
 
 
 def metrics_of(weights: Path) -> dict[str, Any]:
-    """Of a checkpoint's weights: ``metrics.json`` beside its recipe, and the run's held-out figures at that step."""
+    """Of a checkpoint's weights: ``metrics.json`` beside its recipe, evaluations, and the run's held-out figures at that step."""
     folder, found = weights.parent, {}
     if (folder / RECIPE).is_file() and (folder / METRICS).is_file():
         found.update(read_metrics(folder / METRICS))
+    found.update(evaluation_of(weights))
     step, log = step_of(folder), folder.parent / "log.jsonl"
     if step is not None and log.is_file():
         entries = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
         at = [entry for entry in entries if entry["event"] == "held_out" and entry["step"] == step]
         figures = {key: value for key, value in (at[-1] if at else {}).items() if key.startswith("held_out_") and "/" not in key}
         found.update({f"{key} (step {step:,})": f"{value:.4g}" for key, value in figures.items() if value is not None})
+    return found
+
+
+def evaluation_of(weights: Path) -> dict[str, str]:
+    """The figures of these very weights, from an evaluation in or below their folder."""
+    found: dict[str, str] = {}
+    for path in (weights.parent / EVALUATION, weights.parent / "evaluation" / EVALUATION):
+        made = read_metrics(path) if path.is_file() else {}
+        if made.get("kind") == "gFID" and made.get("weights_sha256") == sha256(weights):
+            reference = made["protocol"]["reference"]
+            against = f"{made['num']:,} samples against {reference.get('count', '')} {reference.get('file', 'pictures')}"
+            figures = {key: value for key, value in made["figures"].items() if isinstance(value, float)}
+            found |= {f"{key} ({' '.join(against.split())})": f"{value:.4g}" for key, value in figures.items()}
     return found
 
 

@@ -6,11 +6,12 @@ import json
 import re
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from argenzoo.build import assemble, build_model, find, make_tokenizer
@@ -21,8 +22,9 @@ from argenzoo.model import ARModel
 from argenzoo.options import SamplingOptions
 from argenzoo.recipe import Recipe
 from argenzoo.versions import about
-from argenzoo.weights import origin, read_about, sha256
+from argenzoo.weights import origin, read_about, replace_text, sha256
 
+SHOWN = 512  # pictures of the grid, at most
 COLD = 0.01  # of the first weights in an average
 PICTURES = "[0-9]*_class[0-9]*.png"
 
@@ -39,7 +41,7 @@ def sample(
     device: str | None = None,
     sampling: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Write ``num`` pictures, dealt over the classes in turn, a grid with one column a class, and samples.json; returns its content.
+    """Write ``num`` pictures, dealt over the classes in turn, a grid of the first, a column a class, and samples.json; returns its content.
 
     Args:
         checkpoint: a checkpoint or run folder, a repository of the Hub in our format, or the name of a published model.
@@ -58,12 +60,16 @@ def sample(
     model = build_model(recipe if source is None else source, device=checked_device(device), pretrained=source is None)
     model.sampling = options
     warn_if_cold(model.sources["network"])
+    for old in written_in(folder):  # with --overwrite
+        old.unlink()
     folder.mkdir(parents=True, exist_ok=True)
+    made = {"num": len(labels), "seed": seed, "labels": labels, **how_made(model, checkpoint, source)}
+    facts = {**about(), "recipe": made["recipe"], "weights_sha256": made["weights_sha256"], "seed": str(seed)}
     began = time.perf_counter()
-    pictures = sample_all(model, labels, seed, batch)
-    seconds = round(time.perf_counter() - began, 3)
-    made = {"num": len(labels), "seed": seed, "labels": labels, "seconds": seconds, **how_made(model, checkpoint, source)}
-    write(folder, pictures, labels, chosen, made)
+    shown = write_pictures(folder, sampled(model, labels, seed, batch), labels, facts)
+    made["seconds"] = round(time.perf_counter() - began, 3)
+    write_grid(folder / "grid.png", shown, len(chosen), facts)
+    replace_text(folder / "samples.json", json.dumps(made, indent=1) + "\n")
     return made
 
 
@@ -121,15 +127,13 @@ def how_made(model: ARModel, checkpoint: str | Path, folder: Path | None) -> dic
     }
 
 
-def sample_all(model: ARModel, labels: list[int], seed: int, batch: int) -> Tensor:
-    """(num, 3, H, W) in [0, 1] on the CPU; picture i depends on (seed, i) and its label alone."""
-    parts = []
+def sampled(model: ARModel, labels: list[int], seed: int, batch: int) -> Iterator[np.ndarray]:
+    """(n, H, W, 3) uint8, ``batch`` at a time; picture i depends on (seed, i) and its label alone."""
     with tqdm(total=len(labels), desc="sampling", unit="picture", disable=len(labels) <= 1) as bar:
         for first in range(0, len(labels), batch):
             some = labels[first : first + batch]
-            parts.append(model.generate(some, seed=seed, indices=list(range(first, first + len(some)))).cpu())
+            yield to_uint8(model.generate(some, seed=seed, indices=list(range(first, first + len(some)))))
             bar.update(len(some))
-    return torch.cat(parts)
 
 
 def labels_of(model: ARModel, classes: list[str] | None) -> list[int]:
@@ -155,14 +159,22 @@ def labels_of(model: ARModel, classes: list[str] | None) -> list[int]:
     return labels
 
 
-def write(folder: Path, pictures: Tensor, labels: list[int], chosen: list[int], made: dict[str, Any]) -> None:
-    """Single pictures, the grid (a column a class; blank where there are fewer) and the JSON, which comes last."""
-    for old in written_in(folder):  # with --overwrite
-        old.unlink()
-    facts = {**about(), "recipe": made["recipe"], "weights_sha256": made["weights_sha256"], "seed": str(made["seed"])}
-    for i, picture in enumerate(to_uint8(pictures)):
-        save_png(picture, folder / f"{i:06d}_class{labels[i]:04d}.png", {**facts, "index": str(i), "label": str(labels[i])})
-    columns = min(len(chosen), len(pictures))
+def write_pictures(folder: Path, batches: Iterable[np.ndarray], labels: list[int], facts: dict[str, str]) -> list[np.ndarray]:
+    """Each as it comes, so that no more than a batch is in memory; returns the first ones, for the grid."""
+    shown: list[np.ndarray] = []
+    index = 0
+    for pictures in batches:
+        for picture in pictures:
+            told = {**facts, "index": str(index), "label": str(labels[index])}
+            save_png(picture, folder / f"{index:06d}_class{labels[index]:04d}.png", told)
+            index += 1
+        shown += list(pictures[: SHOWN - len(shown)])
+    return shown
+
+
+def write_grid(path: Path, shown: list[np.ndarray], classes: int, facts: dict[str, str]) -> None:
+    """A column a class; blank where there are fewer."""
+    pictures = torch.from_numpy(np.stack(shown)).permute(0, 3, 1, 2).float() / 255
+    columns = min(classes, len(pictures))
     blank = torch.ones(-len(pictures) % columns, *pictures.shape[1:])
-    save_grid(torch.cat([pictures, blank]).view(-1, columns, *pictures.shape[1:]), folder / "grid.png", facts)
-    (folder / "samples.json").write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+    save_grid(torch.cat([pictures, blank]).view(-1, columns, *pictures.shape[1:]), path, facts)

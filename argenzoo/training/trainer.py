@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from argenzoo.checkpoint import BEST, checkpoints, note_best, prune, step_name
 from argenzoo.data.stream import Batch, Stream, batches
+from argenzoo.device import PATIENCE
 from argenzoo.errors import ArgenzooError
 from argenzoo.grids import save_grid
 from argenzoo.recipe import Recipe
@@ -36,7 +36,6 @@ from argenzoo.training.tasks import GeneratorTask, Task
 from argenzoo.training.tokenizer_task import TokenizerTask
 from argenzoo.versions import about
 
-PATIENCE = timedelta(hours=6)  # of the other processes, while the main one saves or samples
 NOTES_SHOWN = 10  # corrupt pictures that are named
 
 

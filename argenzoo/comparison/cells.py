@@ -1,0 +1,173 @@
+"""A cell of a study: its cache, its training, its samples' figures. What is trained or sampled already is left."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from argenzoo.build import PRETRAINED, build_tokenizer, find
+from argenzoo.caching import cache
+from argenzoo.checkpoint import EVALUATION
+from argenzoo.comparison.budget import countable, within
+from argenzoo.comparison.study import Cell, Study, short, slug
+from argenzoo.errors import ArgenzooError
+from argenzoo.evaluation.generator import Referring, compared_with, evaluate_generator
+from argenzoo.evaluation.inception import Inception, find_weights
+from argenzoo.evaluation.reference import Reference
+from argenzoo.evaluation.settings import Settings
+from argenzoo.recipe import Recipe
+from argenzoo.registry import datasets
+from argenzoo.sampling.command import planned
+from argenzoo.summary import Cost, cost, parameters_by_part
+from argenzoo.training.logs import read_log
+from argenzoo.training.once import train_once
+
+Say = Callable[[str], object]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a cell has to show.
+
+    Args:
+        source: the run or checkpoint that was sampled.
+        folder: evaluation.json and grid.png.
+        log: the training's; empty for a checkpoint from elsewhere.
+        evaluation: the JSON's content.
+    """
+
+    name: str
+    cell: Cell
+    recipe: Recipe
+    source: str
+    folder: Path
+    log: list[dict[str, Any]]
+    evaluation: dict[str, Any]
+    cost: Cost
+    parameters: dict[str, int]
+
+    @property
+    def network_parameters(self) -> int:
+        return self.parameters["total"] - self.parameters["tokenizer"]
+
+    @property
+    def end(self) -> dict[str, Any]:
+        """The last entry of the log, or nothing."""
+        return next((entry for entry in reversed(self.log) if entry["event"] == "end"), {})
+
+    @property
+    def training_flops(self) -> float | None:
+        """Of all steps: the network's, without the tokenizer's."""
+        steps = self.end.get("steps")
+        return None if steps is None or self.recipe.train is None else steps * self.recipe.train.batch_size * self.cost.train
+
+    @property
+    def training_seconds(self) -> tuple[float, bool]:
+        """(on the clock, with evaluations and checkpoints; whether a run was killed, whose time nobody wrote down)."""
+        ends = [entry["seconds"] for entry in self.log if entry["event"] in ("end", "stopped")]
+        return sum(ends), len([1 for entry in self.log if entry["event"] == "start"]) > len(ends)
+
+    def held_out(self, name: str = "held_out_loss") -> list[tuple[int, float]]:
+        """(step, value) of every evaluation."""
+        last = {entry["step"]: entry[name] for entry in self.log if entry["event"] == "held_out" and entry.get(name) is not None}
+        return sorted(last.items())  # a run that was killed says a step twice
+
+
+@dataclass(frozen=True)
+class Planned:
+    """Every cell's recipe, and what all are compared with."""
+
+    recipes: dict[str, Recipe]
+    referring: Referring
+
+
+def plan(study: Study, settings: Settings) -> Planned:
+    """Nothing is written yet.
+
+    Raises:
+        ArgenzooError: a cell that can't be trained or sampled: now, and not after the cells before it.
+    """
+    recipes = {
+        name: study.recipe_of(name) if cell.checkpoint is None else find(cell.checkpoint, study.data)[0]
+        for name, cell in study.cells.items()
+    }
+    ready(study, recipes, settings)
+    first = next(iter(recipes.values()))
+    return Planned(recipes, shared(compared_with(first, {}, replace(settings, **study.measure.model_dump()))))
+
+
+def run(study: Study, planned: Planned, out: Path, settings: Settings, say: Say) -> list[Outcome]:
+    """Every cell's outcome: trained, sampled and measured below ``out`` where it is missing, against one reference."""
+    outcomes = []
+    for name, cell in study.cells.items():
+        say(f"{name}:")
+        source = cell.checkpoint or str(trained(study, name, out, say))
+        outcomes.append(measured(study, name, planned.recipes[name], source, out, settings, planned.referring))
+    return outcomes
+
+
+def shared(referring: Referring) -> Referring:
+    """The same reference for every cell of a size: not made, or read, once a cell."""
+    made: dict[tuple[int, str], Reference] = {}
+
+    def once(size: int, inception: Inception) -> Reference:
+        key = size, inception.sha256
+        if key not in made:
+            made[key] = referring(size, inception)
+        return made[key]
+
+    return once
+
+
+def ready(study: Study, recipes: dict[str, Recipe], settings: Settings) -> None:
+    """Raises ArgenzooError where a cell can't be trained or sampled: now, and not after the cells before it."""
+    find_weights(settings.inception)
+    opened: set[str] = set()
+    for name, cell in study.cells.items():
+        recipe = recipes[name]
+        planned(recipe, None, cell.sampling)
+        if cell.recipe is None:
+            continue
+        weights, data = recipe.tokenizer.weights, recipe.data
+        if weights is None or data is None or recipe.train is None:
+            missing = "tokenizer.weights" if weights is None else "a data section" if data is None else "a train section"
+            raise ArgenzooError(f"cell '{name}': recipe '{recipe.name}' needs {missing} to be trained")
+        countable(recipe, study.budget)
+        if weights != PRETRAINED and short(recipe.tokenizer.dump()) not in opened:
+            build_tokenizer(recipe)
+        if data.config.cache is None and short(data.dump()) not in opened:
+            datasets.get(data.name)(data.config)
+        opened |= {short(recipe.tokenizer.dump()), short(data.dump())}
+
+
+def trained(study: Study, name: str, out: Path, say: Say) -> Path:
+    """A cell's run folder."""
+    recipe = cached(study.recipe_of(name), out / "caches") if study.cache else study.recipe_of(name)
+    folder = out / "runs" / study.training_of(name)
+    train_once(within(recipe, study.budget, folder), say)
+    return folder
+
+
+def cached(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe reading from a cache of its tokenizer's tokens on its data; one is made where there is none."""
+    if recipe.data is None or recipe.data.config.cache is not None:
+        return recipe
+    what = {"tokenizer": recipe.tokenizer.dump(), "data": recipe.data.dump()}
+    place = folder / f"{recipe.tokenizer.name}-{short(what)}"
+    cache(recipe, place)
+    return recipe.with_part("data", cache=str(place))
+
+
+def measured(study: Study, name: str, recipe: Recipe, source: str, out: Path, settings: Settings, referring: Referring) -> Outcome:
+    """A cell's samples and their figures; sampled as the recipe says today, and the cell over it."""
+    folder, cell = out / "cells" / slug(name), study.cells[name]
+    assert recipe.sampling is not None
+    options = recipe.sampling.override(cell.sampling)
+    made = evaluate_generator(source, options.dotted(), replace(settings, out=folder, **study.measure.model_dump()), referring)
+    made = made or json.loads((folder / EVALUATION).read_text(encoding="utf-8"))  # of the main process
+    log = read_log(Path(source)) if (Path(source) / "log.jsonl").is_file() else []
+    trained_recipe = replace(find(source, study.data if cell.checkpoint is not None else {})[0], sampling=options)
+    return Outcome(name, cell, trained_recipe, source, folder, log, made, cost(trained_recipe), parameters_by_part(trained_recipe))
