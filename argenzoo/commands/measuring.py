@@ -116,7 +116,7 @@ def compare_command(arguments: argparse.Namespace) -> None:
     if not names:
         raise ArgenzooError("name a study, or recipes and checkpoints")
     text = compare(names, arguments.out, parse_overrides(pairs), budget_of(arguments), *measure_of(arguments), say)
-    say(f"{text}\n{arguments.out}: report.html, report.md, results.json, pictures")
+    say(f"{text}\n{arguments.out}: report.html, report.md, results.json, figures")
 
 
 def sweep_command(arguments: argparse.Namespace) -> None:
@@ -124,7 +124,7 @@ def sweep_command(arguments: argparse.Namespace) -> None:
 
     values, overrides = several(arguments.pairs)
     text = sweep(arguments.checkpoint, arguments.out, values, overrides, *measure_of(arguments), say)
-    say(f"{text}\n{arguments.out}: report.html, report.md, results.json, pictures")
+    say(f"{text}\n{arguments.out}: report.html, report.md, results.json, figures")
 
 
 def scaling_command(arguments: argparse.Namespace) -> None:
