@@ -202,6 +202,38 @@ def test_what_a_late_cell_gets_wrong_is_found_before_the_first_is_trained(
             compare([str(tmp_path / "late.yaml")], tmp_path / "out", {}, {"steps": 1}, QUIET, settings, print)
 
 
+def test_a_reference_that_is_none_is_found_before_anything_is_trained(
+    recipes: dict[str, str], settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delattr(once, "train")
+    np.savez(tmp_path / "wrong.npz", other=np.zeros(3))
+    with pytest.raises(ArgenzooError, match=r"wrong.npz has neither pictures \(arr_0\) nor statistics"):
+        compare(
+            [recipes["fruit_raster"]],
+            tmp_path / "out",
+            {},
+            {"steps": 1},
+            {"num": 4, "reference": str(tmp_path / "wrong.npz")},
+            settings,
+            print,
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_a_sweep_gets_wrong(recipes: dict[str, str], tmp_path: Path):
+    good = {"recipe": recipes["fruit_mar"], "values": {"guidance": [1, 2]}}
+    for wrong, message in (
+        ({"sweeps": {"a": {**good, "sampling": {"guidance": 3}}}}, "sweep 'a': guidance is fixed too"),
+        ({"sweeps": {"a": {**good, "values": {"guidance": []}}}}, "sweep 'a': guidance has no values"),
+        ({"sweeps": {"a": {**good, "values": {}}}}, "at least 1 item"),
+        ({"sweeps": {"a": good}, "cells": {"a: guidance=2": {"recipe": "fruit_mar"}}}, "there is a cell 'a: guidance=2' already"),
+        ({"sweeps": {}}, "without cells"),
+    ):
+        (tmp_path / "wrong.yaml").write_text(yaml.safe_dump({"title": "x", **wrong}))
+        with pytest.raises(ArgenzooError, match=message):
+            load_study([str(tmp_path / "wrong.yaml")], {}, {}, {})
+
+
 def test_a_cache_is_made_once_a_tokenizer(study: str, settings: Settings, tmp_path: Path):
     loaded = load_study([study], {}, {"steps": 1}, {})
     first, second = (cells.cached(loaded.recipe_of(name), tmp_path / "caches") for name in ("raster", "raster, guided"))
@@ -245,6 +277,47 @@ def test_a_sweep_is_a_study_of_one_checkpoint(generator_run: Path, settings: Set
     made = json.loads((tmp_path / "out" / "results.json").read_text())["cells"]
     assert made["guidance=2, head.temperature=0.8"]["sampling"]["guidance"] == 2
     assert "training FLOPs" not in text  # nothing is known of it
+
+
+def test_a_studys_sweeps_share_a_training(recipes: dict[str, str], settings: Settings, tmp_path: Path):
+    """Cells and sweeps in one report; figures are over the first key, a line for every value of the other."""
+    values = {"guidance": [1, 2], "order.num_steps": [2, 4]}
+    sweeps = {
+        "steps": {"recipe": recipes["fruit_mar"], "values": values},
+        "alone": {"recipe": recipes["fruit_mar"], "values": {"guidance": [3]}},
+    }
+    made = {"title": "Sweeps", "cells": {"plain": {"recipe": recipes["fruit_mar"]}}, "sweeps": sweeps}
+    (tmp_path / "swept.yaml").write_text(yaml.safe_dump(made, sort_keys=False))
+    study = load_study([str(tmp_path / "swept.yaml")], {}, {"steps": 1}, {})
+    assert study.lines["steps: order.num_steps=4"] == ["steps: guidance=1, order.num_steps=4", "steps: guidance=2, order.num_steps=4"]
+    assert list(study.lines) == ["plain", "steps: order.num_steps=2", "steps: order.num_steps=4", "alone"]
+    text = compare([str(tmp_path / "swept.yaml")], tmp_path / "out", {}, {"steps": 1}, QUIET, settings, print)
+    assert text.count("\n| steps: guidance=") == 4
+    assert len(list((tmp_path / "out" / "runs").iterdir())) == 1
+    figures = {path.name for path in (tmp_path / "out" / "figures").iterdir()}
+    assert {"sweep_steps_kid.png", "sweep_alone_precision.png", "recall_seconds.png", "precision_flops.png"} <= figures
+
+
+def test_studies_can_share_their_trainings(recipes: dict[str, str], settings: Settings, tmp_path: Path):
+    """The second one samples the run of the first, and encodes nothing."""
+    for name in ("one", "two"):
+        compare([recipes["fruit_raster"]], tmp_path / name, {}, {"steps": 1}, QUIET, settings, print, tmp_path / "shared")
+    made = [json.loads((tmp_path / name / "results.json").read_text())["cells"]["fruit_raster"] for name in ("one", "two")]
+    assert made[0]["weights_sha256"] == made[1]["weights_sha256"]
+    assert made[0]["training"]["seconds"] == made[1]["training"]["seconds"] > 0
+    assert {path.name for path in (tmp_path / "two").iterdir()} & {"runs", "caches"} == set()
+
+
+def test_seconds_are_of_the_steps(recipes: dict[str, str]):
+    """Once each, also where a killed run repeated some; evaluations between them are not among them."""
+    recipe = load_study([recipes["fruit_raster"]], {}, {"steps": 1}, {}).recipe_of("fruit_raster")
+    assert recipe.train is not None
+    rate = float(recipe.train.batch_size)  # a step a second
+    train = [{"event": "train", "step": step, "images_per_second": rate / slow} for step, slow in ((2, 1), (4, 1), (6, 10), (6, 1))]
+    log = [{"event": "start", "step": 0}, *train[:2], {"event": "held_out", "step": 4, "seconds": 99.0}, train[2]]
+    log += [{"event": "start", "step": 4}, train[3], {"event": "end", "step": 6, "seconds": 500.0}]
+    outcome = cells.Outcome("x", cells.Cell.parse({}, "cell"), recipe, "x", Path(), log, {}, cost(recipe), {})
+    assert outcome.training_seconds == pytest.approx(6.0)
 
 
 def test_scaling_trains_a_ladder_and_fits(recipes: dict[str, str], settings: Settings, tmp_path: Path):

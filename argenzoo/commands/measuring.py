@@ -77,6 +77,7 @@ def add_comparison(commands: Any) -> None:
         command.add_argument(
             "--budget", help="of each training: 2000steps, 900s or 1e15flops (default: the study's, or the recipes' steps)"
         )
+        command.add_argument("--shared", metavar="FOLDER", help="of caches and trainings, for several studies (default: --out)")
     for command in (compare, sweep, scaling):
         command.add_argument("--out", required=True, help="folder; goes on where it stopped")
         command.add_argument("--num", type=int, help="samples of each (default: 1,000, or the study's)")
@@ -115,7 +116,7 @@ def compare_command(arguments: argparse.Namespace) -> None:
     names, pairs = [word for word in arguments.pairs if "=" not in word], [word for word in arguments.pairs if "=" in word]
     if not names:
         raise ArgenzooError("name a study, or recipes and checkpoints")
-    text = compare(names, arguments.out, parse_overrides(pairs), budget_of(arguments), *measure_of(arguments), say)
+    text = compare(names, arguments.out, parse_overrides(pairs), budget_of(arguments), *measure_of(arguments), say, arguments.shared)
     say(f"{text}\n{arguments.out}: report.html, report.md, results.json, figures")
 
 
@@ -131,7 +132,7 @@ def scaling_command(arguments: argparse.Namespace) -> None:
     from argenzoo.comparison.command import scale
 
     ladder, overrides = several(arguments.pairs)
-    text = scale(arguments.source, arguments.out, ladder, overrides, budget_of(arguments), *measure_of(arguments), say)
+    text = scale(arguments.source, arguments.out, ladder, overrides, budget_of(arguments), *measure_of(arguments), say, arguments.shared)
     say(f"{text}\n{arguments.out}: report.html, report.md, scaling.json, pictures")
 
 

@@ -13,15 +13,16 @@ from argenzoo.caching import cache
 from argenzoo.checkpoint import EVALUATION
 from argenzoo.comparison.budget import countable, within
 from argenzoo.comparison.study import Cell, Study, short, slug
+from argenzoo.device import checked_device
 from argenzoo.errors import ArgenzooError
 from argenzoo.evaluation.generator import Referring, compared_with, evaluate_generator
-from argenzoo.evaluation.inception import Inception, find_weights
+from argenzoo.evaluation.inception import Inception, find_weights, load_inception
 from argenzoo.evaluation.reference import Reference
 from argenzoo.evaluation.settings import Settings
 from argenzoo.recipe import Recipe
 from argenzoo.registry import datasets
 from argenzoo.sampling.command import planned
-from argenzoo.summary import Cost, cost, parameters_by_part
+from argenzoo.summary import Cost, cost, parameters_by_part, parts_of
 from argenzoo.training.logs import read_log
 from argenzoo.training.once import train_once
 
@@ -65,10 +66,16 @@ class Outcome:
         return None if steps is None or self.recipe.train is None else steps * self.recipe.train.batch_size * self.cost.train
 
     @property
-    def training_seconds(self) -> tuple[float, bool]:
-        """(on the clock, with evaluations and checkpoints; whether a run was killed, whose time nobody wrote down)."""
-        ends = [entry["seconds"] for entry in self.log if entry["event"] in ("end", "stopped")]
-        return sum(ends), len([1 for entry in self.log if entry["event"] == "start"]) > len(ends)
+    def training_seconds(self) -> float | None:
+        """Of the optimizer's steps, without evaluations and checkpoints: what a budget of seconds is about. Every step counts once."""
+        if self.recipe.train is None:
+            return None
+        seconds, at = {}, 0
+        for entry in self.log:
+            if entry["event"] == "train":
+                seconds[entry["step"]] = (entry["step"] - at) * self.recipe.train.batch_size / entry["images_per_second"]
+            at = entry["step"] if entry["event"] in ("start", "train") else at
+        return sum(seconds.values()) or None
 
     def held_out(self, name: str = "held_out_loss") -> list[tuple[int, float]]:
         """(step, value) of every evaluation."""
@@ -96,20 +103,28 @@ def plan(study: Study, settings: Settings) -> Planned:
     }
     ready(study, recipes, settings)
     first = next(iter(recipes.values()))
-    return Planned(recipes, shared(compared_with(first, {}, replace(settings, **study.measure.model_dump()))))
+    return Planned(recipes, once_a_size(compared_with(first, {}, replace(settings, **study.measure.model_dump()))))
 
 
-def run(study: Study, planned: Planned, out: Path, settings: Settings, say: Say) -> list[Outcome]:
-    """Every cell's outcome: trained, sampled and measured below ``out`` where it is missing, against one reference."""
+def run(study: Study, planned: Planned, out: Path, shared: Path, settings: Settings, say: Say) -> list[Outcome]:
+    """Every cell's outcome: trained below ``shared`` and sampled below ``out`` where it is missing, against one reference."""
     outcomes = []
     for name, cell in study.cells.items():
         say(f"{name}:")
-        source = cell.checkpoint or str(trained(study, name, out, say))
+        source = cell.checkpoint or str(trained(study, name, shared, say))
         outcomes.append(measured(study, name, planned.recipes[name], source, out, settings, planned.referring))
     return outcomes
 
 
-def shared(referring: Referring) -> Referring:
+def read_reference(study: Study, planned: Planned, settings: Settings) -> None:
+    """Raises ArgenzooError where a file is no reference for every cell: now, and not after the first training."""
+    if study.measure.reference is not None and Path(study.measure.reference).is_file():
+        inception = load_inception(settings.inception, checked_device(settings.device))
+        for recipe in planned.recipes.values():
+            planned.referring(study.measure.resize or parts_of(recipe)[0].image_size, inception)
+
+
+def once_a_size(referring: Referring) -> Referring:
     """The same reference for every cell of a size: not made, or read, once a cell."""
     made: dict[tuple[int, str], Reference] = {}
 
@@ -143,10 +158,10 @@ def ready(study: Study, recipes: dict[str, Recipe], settings: Settings) -> None:
         opened |= {short(recipe.tokenizer.dump()), short(data.dump())}
 
 
-def trained(study: Study, name: str, out: Path, say: Say) -> Path:
+def trained(study: Study, name: str, shared: Path, say: Say) -> Path:
     """A cell's run folder."""
-    recipe = cached(study.recipe_of(name), out / "caches") if study.cache else study.recipe_of(name)
-    folder = out / "runs" / study.training_of(name)
+    recipe = cached(study.recipe_of(name), shared / "caches") if study.cache else study.recipe_of(name)
+    folder = shared / "runs" / study.training_of(name)
     train_once(within(recipe, study.budget, folder), say)
     return folder
 

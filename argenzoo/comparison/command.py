@@ -9,7 +9,8 @@ from typing import Any
 
 from argenzoo.comparison import cells, scaling, sweeping
 from argenzoo.comparison.cells import Outcome
-from argenzoo.comparison.report import Section, write_report
+from argenzoo.comparison.report import write_report
+from argenzoo.comparison.sections import Section
 from argenzoo.comparison.study import Study, load_study, study_path
 from argenzoo.device import is_main, together
 from argenzoo.errors import ArgenzooError
@@ -22,7 +23,7 @@ Say = Callable[[str], object]
 
 def compare(
     sources: Sequence[str], out: str | Path, overrides: dict[str, Any], budget: dict[str, Any], measure: dict[str, Any],
-    settings: Settings, say: Say,
+    settings: Settings, say: Say, shared: str | Path | None = None,
 ) -> str:  # fmt: skip
     """Train what is missing, sample and measure everything, write the report to ``out``; returns its Markdown.
 
@@ -32,11 +33,12 @@ def compare(
         budget: ``steps``, ``seconds`` or ``flops`` of each training.
         measure: fields of ``argenzoo.comparison.study.Measure``.
         settings: inception, cache, device, overwrite.
+        shared: folder of token caches and trainings, for several studies (default: ``out``). A training of the same settings is done once.
 
     Raises:
         ArgenzooError: as ``load_study``, ``train`` and ``evaluate`` do; a folder that holds another study.
     """
-    return run(load_study(sources, overrides, budget, measure), Path(out), settings, say)
+    return run(load_study(sources, overrides, budget, measure), Path(out), settings, say, shared)
 
 
 def sweep(
@@ -44,15 +46,14 @@ def sweep(
     settings: Settings, say: Say,
 ) -> str:  # fmt: skip
     """Sample a checkpoint with every combination of ``values``; as ``compare`` otherwise."""
-    study = sweeping.study_of(checkpoint, values, overrides, measure)
-    return run(study, Path(out), settings, say, lambda outcomes: [sweeping.section(values, outcomes)])
+    return run(sweeping.study_of(checkpoint, values, overrides, measure), Path(out), settings, say)
 
 
 def scale(
     source: str, out: str | Path, ladder: dict[str, list[Any]], overrides: dict[str, Any], budget: dict[str, Any], measure: dict[str, Any],
-    settings: Settings, say: Say,
+    settings: Settings, say: Say, shared: str | Path | None = None,
 ) -> str:  # fmt: skip
-    """Train a ladder of sizes and fit scaling laws. ``source``: a study, or a recipe with a ``ladder``."""
+    """Train a ladder of sizes and fit scaling laws. ``source``: a study, or a recipe with a ``ladder``. Else as ``compare``."""
     if study_path(source) is None:
         if not ladder:
             raise ArgenzooError(f"'{source}' is one size: give a ladder, such as generator.dim=64,96,128 generator.depth=2,3,4")
@@ -69,18 +70,20 @@ def scale(
         replace_text(folder / "scaling.json", json.dumps(scaling.dump(found), indent=1, allow_nan=False) + "\n")
         return [scaling.section(found)]
 
-    return run(study, folder, settings, say, fits)
+    return run(study, folder, settings, say, shared, fits)
 
 
 def run(
-    study: Study, out: Path, settings: Settings, say: Say, first: Callable[[Sequence[Outcome]], list[Section]] = lambda outcomes: []
-) -> str:
+    study: Study, out: Path, settings: Settings, say: Say, shared: str | Path | None = None,
+    first: Callable[[Sequence[Outcome]], list[Section]] = lambda outcomes: [],
+) -> str:  # fmt: skip
     """Claim the folder, do the work on every process, write the report on the main one."""
     planned = cells.plan(study, settings)
     if is_main():
+        cells.read_reference(study, planned, settings)
         claim(study, out, settings.overwrite)
-    outcomes = cells.run(study, planned, out, settings, say)
-    text = write_report(study, outcomes, out, first(outcomes)) if is_main() else ""
+    outcomes = cells.run(study, planned, out, Path(shared or out), settings, say)
+    text = write_report(study, outcomes, out, [*first(outcomes), *sweeping.sections(study, outcomes)]) if is_main() else ""
     together()
     return text
 

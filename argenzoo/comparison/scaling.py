@@ -12,7 +12,7 @@ import numpy as np
 from argenzoo.comparison.cells import Outcome
 from argenzoo.comparison.fits import Fit, fit, frontier, student
 from argenzoo.comparison.plots import Series, plot
-from argenzoo.comparison.report import Picture, Section
+from argenzoo.comparison.sections import Picture, Section
 from argenzoo.comparison.study import Study, checked
 from argenzoo.comparison.tables import markdown
 from argenzoo.errors import ArgenzooError

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,26 @@ class Cell(Config):
     note: str = ""
 
 
+class Sweep(Cell):
+    """A cell that is sampled in several ways: with every combination of ``values``."""
+
+    values: dict[str, list[Any]] = Field(min_length=1, description="a list a sampling key, dotted")
+
+    def lines(self, name: str) -> dict[str, dict[str, Cell]]:
+        """What a plot over the first key connects: {line: {cell: ...}}, a line for every combination of the other keys."""
+        first, *others = self.values
+        made = {}
+        for combination in product(*(self.values[key] for key in others)):
+            rest = dict(zip(others, combination, strict=True))
+            points = [{first: value, **rest} for value in self.values[first]]
+            made[joined(name, rest) or first] = {joined(name, point): self.sampled(point) for point in points}
+        return made
+
+    def sampled(self, values: dict[str, Any]) -> Cell:
+        fields = self.model_dump(exclude={"values"})
+        return Cell.parse({**fields, "sampling": {**self.sampling, **values}}, "sweep")
+
+
 class Study(Config):
     """A comparison."""
 
@@ -69,7 +90,15 @@ class Study(Config):
     measure: Measure = Field(default_factory=lambda: Measure.parse({}, "measure"))
     overrides: dict[str, Any] = Field({}, description="of every recipe in it")
     cache: bool = Field(True, description="train from token caches, made once a tokenizer")
-    cells: dict[str, Cell]
+    cells: dict[str, Cell] = Field({}, description="and the sweeps' ones, once it is loaded")
+    sweeps: dict[str, Sweep] = Field({}, description="cells that are sampled in several ways")
+
+    @property
+    def lines(self) -> dict[str, list[str]]:
+        """What a plot connects: cells by line. A cell that is no sweep's is alone."""
+        swept = {line: list(cells) for name, sweep in self.sweeps.items() for line, cells in sweep.lines(name).items()}
+        alone = {name: [name] for name in self.cells if all(name not in cells for cells in swept.values())}
+        return alone | swept
 
     @property
     def trains(self) -> bool:
@@ -92,6 +121,11 @@ class Study(Config):
         weights = recipe.tokenizer.weights
         file = None if weights is None or weights == PRETRAINED else sha256(tokenizer_file(weights))
         return f"{recipe.name}-{short({**depends, 'budget': self.budget.model_dump(), 'tokenizer_sha256': file})}"
+
+
+def joined(name: str, values: dict[str, Any]) -> str:
+    """``name: key=value, key=value``."""
+    return ": ".join(filter(None, (name, ", ".join(f"{key}={value}" for key, value in values.items()))))
 
 
 def merged(*overrides: dict[str, Any]) -> dict[str, Any]:
@@ -132,9 +166,28 @@ def load_study(sources: Sequence[str], overrides: dict[str, Any], budget: dict[s
     if budget:
         values["budget"] = budget
     values["measure"] = {**section(values, "measure"), **measure}
-    study = Study.parse(values, "study")
+    study = with_sweeps(Study.parse(values, "study"))
     cells = {name: over(cell, overrides) for name, cell in study.cells.items()}
     return checked(study.model_copy(update={"cells": cells}))
+
+
+def with_sweeps(study: Study) -> Study:
+    """With a cell a point of every sweep.
+
+    Raises:
+        ArgenzooError: a point that is a cell already; a key that is swept and fixed.
+    """
+    cells = dict(study.cells)
+    for name, sweep in study.sweeps.items():
+        key = next((key for key, values in sweep.values.items() if key in sweep.sampling or not values), None)
+        if key is not None:
+            raise ArgenzooError(f"sweep '{name}': {key} {'is fixed too' if key in sweep.sampling else 'has no values'}")
+        for points in sweep.lines(name).values():
+            twice = next((point for point in points if point in cells), None)
+            if twice is not None:
+                raise ArgenzooError(f"sweep '{name}': there is a cell '{twice}' already")
+            cells |= points
+    return study.model_copy(update={"cells": cells})
 
 
 def over(cell: Cell, overrides: dict[str, Any]) -> Cell:
@@ -154,7 +207,7 @@ def study_path(source: str) -> Path | None:
     if source in list_studies():
         return recipe_folder() / "studies" / f"{source}.yaml"
     path = Path(source)
-    return path if path.suffix in (".yaml", ".yml") and "cells" in read(path) else None
+    return path if path.suffix in (".yaml", ".yml") and {"cells", "sweeps"} & set(read(path)) else None
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -165,7 +218,7 @@ def read(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise ArgenzooError(f"{path} can't be read as YAML ({' '.join(str(error).split())})") from None
     if not isinstance(values, dict):
-        raise ArgenzooError(f"{path} is no study: expected title and cells")
+        raise ArgenzooError(f"{path} is no study: expected title, and cells or sweeps")
     return values
 
 

@@ -44,7 +44,7 @@ def row(outcome: Outcome) -> dict[str, str]:
         "parameters": f"{outcome.network_parameters / 1e6:.2f}M",
         "steps": number(outcome.end.get("steps"), ",d"),
         "flops": number(outcome.training_flops, ".2e"),
-        "seconds": seconds(outcome),
+        "seconds": number(outcome.training_seconds, ",.0f"),
         "loss": number(losses[-1][1] if losses else None, ".4f"),
         "kid": kid(figures),
         **{name: number(figures[name], ".2f") for name in ("fid", "sfid", "inception_score")},
@@ -52,11 +52,6 @@ def row(outcome: Outcome) -> dict[str, str]:
         "speed": number(outcome.evaluation["seconds_an_image"], ".4g"),
         "sampling": number(outcome.cost.sample, ".2e"),
     }
-
-
-def seconds(outcome: Outcome) -> str:
-    spent, killed = outcome.training_seconds
-    return f"{'at least ' * killed}{spent:,.0f}" if outcome.log else "-"
 
 
 def tokenizer_of(outcome: Outcome) -> str:
