@@ -298,6 +298,8 @@ def test_references_of_every_kind(settings: Settings, data: dict[str, Any], tmp_
     own = of_file(npz(tmp_path / "batch.npz", arr_0=pictures), 16, inception, cache)
     assert own.facts["statistics"] == "of its pictures"
     np.testing.assert_allclose(own.pool.mu, found.rows(MOST).double().mean(0))
+    with pytest.warns(UserWarning, match=r"is not ADM's file of that name \(SHA-256 .*theirs b32732719497e426"):
+        of_file(npz(tmp_path / "VIRTUAL_imagenet256_labeled.npz", mu=moments.mu, sigma=moments.sigma), 256, inception, cache)
     bare = of_file(npz(tmp_path / "fid.npz", mu=moments.mu, sigma=moments.sigma), 16, inception, cache)
     assert (bare.rows, bare.spatial) == (None, None)
     kept, path = stats(data, 16, replace(settings, out=tmp_path / "s.safetensors"))

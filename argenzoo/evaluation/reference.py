@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +22,10 @@ from argenzoo.evaluation.pictures import Chosen
 from argenzoo.evaluation.statistics import KEYS, Statistics, read_statistics, reference, statistics_file, statistics_of
 from argenzoo.rng import philox
 from argenzoo.weights import read_about, read_weights, sha256
+
+ADM = {
+    "VIRTUAL_imagenet256_labeled.npz": "b32732719497e42660a9affb4a966068cba0855ac449b82015e34ec376d20758"
+}  # as several projects record it
 
 
 @dataclass(frozen=True)
@@ -123,6 +128,9 @@ def of_npz(path: Path, size: int, inception: Inception, cache: Path) -> Referenc
             f"--reference {path} has neither pictures (arr_0) nor statistics (mu and sigma): it has {', '.join(sorted(names))}"
         )
     facts: dict[str, Any] = {"file": path.name, "sha256": sha256(path)}
+    if ADM.get(path.name, facts["sha256"]) != facts["sha256"]:
+        digests = f"SHA-256 {facts['sha256'][:16]}, theirs {ADM[path.name][:16]}"
+        warnings.warn(f"--reference {path} is not ADM's file of that name ({digests}): made anew, or another's?", stacklevel=2)
     facts["statistics"] = "of the file" if given[0] is not None else "of its pictures"
     rows = None
     if npz.PICTURES in names:
