@@ -18,6 +18,7 @@ from PIL import Image
 from test_processes import launch
 
 from argenzoo.cli import main
+from argenzoo.comparison import budget as budgets
 from argenzoo.comparison import cells
 from argenzoo.comparison.budget import within
 from argenzoo.comparison.command import compare, scale, sweep
@@ -250,7 +251,9 @@ def test_budgets_become_steps(recipes: dict[str, str], tmp_path: Path, monkeypat
     assert recipe.train is not None
 
     def steps(run: str = "run", **budget: float) -> int:
-        made = within(recipe, Budget.parse(budget, "budget"), tmp_path / run).train
+        given = Budget.parse(budget, "budget")
+        budgets.measured({tmp_path / run: recipe}, given)
+        made = within(recipe, given, tmp_path / run).train
         assert made is not None
         assert made.out == str(tmp_path / run)
         return made.steps or 0
@@ -262,11 +265,24 @@ def test_budgets_become_steps(recipes: dict[str, str], tmp_path: Path, monkeypat
     first = steps(seconds=20.0)
     assert first > 4
     assert sorted(path.name for path in tmp_path.glob("run*")) == ["run.budget.json"]
-    monkeypatch.setattr("argenzoo.comparison.budget.images_per_second", lambda recipe, folder: 1.0)
+    monkeypatch.setattr("argenzoo.comparison.budget.images_per_second", lambda recipe, folder: [1.0])
     assert steps(seconds=20.0) == first  # measured once
     assert steps("other", seconds=20.0) == 5
+    assert steps("other", seconds=40.0) == 10
     with pytest.raises(ArgenzooError, match="less than one step"):
         steps("less", seconds=0.5)
+
+
+def test_trainings_are_timed_in_turn(recipes: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A machine that is slow for a while is slow for all of them."""
+    order: list[str] = []
+    speeds = iter([4.0, 8.0, 1.0, 2.0, 4.0, 8.0])  # the second round is slow
+    monkeypatch.setattr(budgets, "images_per_second", lambda recipe, folder: order.append(folder.name) or [next(speeds)])
+    trainings = {tmp_path / name: load_study([recipes[name]], {}, {}, {}).recipe_of(name) for name in recipes}
+    budgets.measured(trainings, Budget.parse({"seconds": 80.0}, "budget"))
+    assert order == [f"{name}.probe" for name in recipes] * 3
+    steps = [json.loads((tmp_path / f"{name}.budget.json").read_text())["steps"] for name in recipes]
+    assert steps == [80, 160]
 
 
 def test_a_sweep_is_a_study_of_one_checkpoint(generator_run: Path, settings: Settings, tmp_path: Path, pictures: Path):

@@ -19,16 +19,48 @@ from argenzoo.training.trainer import train
 from argenzoo.versions import about
 from argenzoo.weights import read_json, replace_text
 
-PROBE, WINDOW = 24, 4  # steps that are timed, and between two readings
+ROUNDS, PROBE, WINDOW = 3, 16, 4  # in which steps are timed, and between two readings of them
 EVALUATIONS, LINES = 8, 40  # of a run's log
 
 
 def within(recipe: Recipe, budget: Budget, run: Path) -> Recipe:
-    """The recipe with as many steps as the budget allows; what was measured for ``run`` once holds when it goes on."""
-    steps = steps_of(recipe, budget, run.with_name(f"{run.name}.budget.json"))
+    """The recipe with as many steps as the budget allows; one in seconds was ``measured`` for ``run`` before."""
+    counted = countable(recipe, budget)
+    steps = int(read_json(kept(run))["steps"]) if counted is None else counted
     evaluated = max(1, steps // EVALUATIONS)
     every = {"eval_every": evaluated, "save_every": 2 * evaluated, "sample_every": None}
     return recipe.with_train(steps=steps, epochs=None, log_every=max(1, steps // LINES), out=str(run), **every)
+
+
+def kept(run: Path) -> Path:
+    """What was measured for a run, once: it holds when the run goes on."""
+    return run.with_name(f"{run.name}.budget.json")
+
+
+def measured(trainings: dict[Path, Recipe], budget: Budget) -> None:
+    """Seconds -> steps, for the runs where that is not known yet.
+
+    All of them are timed in turn, round by round, so that what else the machine does in the meantime falls on all alike.
+    """
+    if budget.seconds is None:
+        return
+    missing = {run: recipe for run, recipe in trainings.items() if not known(kept(run), budget)}
+    rates: dict[Path, list[float]] = {run: [] for run in missing}
+    for _ in range(ROUNDS):
+        for run, recipe in missing.items():
+            rates[run] += images_per_second(recipe, run.with_name(f"{run.name}.probe"))
+    for run, recipe in missing.items():
+        assert recipe.train is not None
+        rate = median(rates[run])
+        facts = {"seconds": budget.seconds, "images_per_second": rate, "cpu_threads": torch.get_num_threads(), **about()}
+        facts["steps"] = at_least_one(budget.seconds * rate / recipe.train.batch_size, budget)
+        if is_main():
+            replace_text(kept(run), json.dumps(facts, indent=1) + "\n")
+    together()
+
+
+def known(path: Path, budget: Budget) -> bool:
+    return path.is_file() and read_json(path).get("seconds") == budget.seconds
 
 
 def countable(recipe: Recipe, budget: Budget) -> int | None:
@@ -47,37 +79,21 @@ def countable(recipe: Recipe, budget: Budget) -> int | None:
     return None if budget.seconds is not None else recipe.train.steps
 
 
-def steps_of(recipe: Recipe, budget: Budget, kept: Path) -> int:
-    if (counted := countable(recipe, budget)) is not None:
-        return counted
-    assert recipe.train is not None
-    assert budget.seconds is not None
-    known = read_json(kept) if kept.is_file() else {}
-    if known.get("seconds") != budget.seconds:
-        rate = images_per_second(recipe, kept.with_suffix(".probe"))
-        known = {"seconds": budget.seconds, "images_per_second": rate, "cpu_threads": torch.get_num_threads(), **about()}
-        known["steps"] = at_least_one(budget.seconds * rate / recipe.train.batch_size, budget)
-        if is_main():
-            replace_text(kept, json.dumps(known, indent=1) + "\n")
-        together()
-    return int(read_json(kept)["steps"])  # the same on every process
-
-
 def at_least_one(steps: float, budget: Budget) -> int:
     if steps < 1:
         raise ArgenzooError(f"a budget of {budget.words()} is less than one step")
     return int(steps)
 
 
-def images_per_second(recipe: Recipe, folder: Path) -> float:
-    """Of a few training steps here and now, without what is done between them. ``folder`` is used, and removed."""
+def images_per_second(recipe: Recipe, folder: Path) -> list[float]:
+    """Of a few training steps here and now, but the first, without what is done between them. ``folder`` is used, and removed."""
     remove(folder)
     never = {"eval_every": None, "save_every": None, "sample_every": None, "eval_samples": 1}
     out = train(recipe.with_train(steps=PROBE, epochs=None, log_every=WINDOW, out=str(folder), resume=False, **never))
     rates = [entry["images_per_second"] for entry in read_log(out) if entry["event"] == "train"]
     together()
     remove(folder)
-    return median(rates[1:])
+    return rates[1:]
 
 
 def remove(folder: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from argenzoo.build import PRETRAINED, build_tokenizer, find
 from argenzoo.caching import cache
 from argenzoo.checkpoint import EVALUATION
-from argenzoo.comparison.budget import countable, within
+from argenzoo.comparison.budget import countable, measured, within
 from argenzoo.comparison.study import Cell, Study, short, slug
 from argenzoo.device import checked_device
 from argenzoo.errors import ArgenzooError
@@ -108,11 +108,17 @@ def plan(study: Study, settings: Settings) -> Planned:
 
 def run(study: Study, planned: Planned, out: Path, shared: Path, settings: Settings, say: Say) -> list[Outcome]:
     """Every cell's outcome: trained below ``shared`` and sampled below ``out`` where it is missing, against one reference."""
+    recipes = {name: study.recipe_of(name) for name, cell in study.cells.items() if cell.checkpoint is None}
+    recipes = {name: cached(recipe, shared / "caches") if study.cache else recipe for name, recipe in recipes.items()}
+    runs = {name: shared / "runs" / study.training_of(name) for name in recipes}
+    measured({runs[name]: recipe for name, recipe in recipes.items()}, study.budget)
     outcomes = []
     for name, cell in study.cells.items():
         say(f"{name}:")
-        source = cell.checkpoint or str(trained(study, name, shared, say))
-        outcomes.append(measured(study, name, planned.recipes[name], source, out, settings, planned.referring))
+        if name in recipes:
+            train_once(within(recipes[name], study.budget, runs[name]), say)
+        source = cell.checkpoint or str(runs[name])
+        outcomes.append(evaluated(study, name, planned.recipes[name], source, out, settings, planned.referring))
     return outcomes
 
 
@@ -158,14 +164,6 @@ def ready(study: Study, recipes: dict[str, Recipe], settings: Settings) -> None:
         opened |= {short(recipe.tokenizer.dump()), short(data.dump())}
 
 
-def trained(study: Study, name: str, shared: Path, say: Say) -> Path:
-    """A cell's run folder."""
-    recipe = cached(study.recipe_of(name), shared / "caches") if study.cache else study.recipe_of(name)
-    folder = shared / "runs" / study.training_of(name)
-    train_once(within(recipe, study.budget, folder), say)
-    return folder
-
-
 def cached(recipe: Recipe, folder: Path) -> Recipe:
     """The recipe reading from a cache of its tokenizer's tokens on its data; one is made where there is none."""
     if recipe.data is None or recipe.data.config.cache is not None:
@@ -176,7 +174,7 @@ def cached(recipe: Recipe, folder: Path) -> Recipe:
     return recipe.with_part("data", cache=str(place))
 
 
-def measured(study: Study, name: str, recipe: Recipe, source: str, out: Path, settings: Settings, referring: Referring) -> Outcome:
+def evaluated(study: Study, name: str, recipe: Recipe, source: str, out: Path, settings: Settings, referring: Referring) -> Outcome:
     """A cell's samples and their figures; sampled as the recipe says today, and the cell over it."""
     folder, cell = out / "cells" / slug(name), study.cells[name]
     assert recipe.sampling is not None
