@@ -76,7 +76,7 @@ def row(name: str, samples: Tensor, reference: Tensor) -> str:
     words = f"{1000 * distance['kid']:.2f} ({1000 * low:.2f} to {1000 * high:.2f})"
     shares = f"{distance['precision']:.3f} | {distance['recall']:.3f}"
     count = f"{len(samples):,} / {len(reference):,}"
-    return f"| {name} | {count} | {parts[0].distance(parts[1]):.3f} | {theirs:.3f} | {words} | {shares} |"
+    return f"| {name} | {count} | {parts[0].distance(parts[1]):z.3f} | {theirs:z.3f} | {words} | {shares} |"
 
 
 def main() -> None:

@@ -235,13 +235,19 @@ def test_what_a_sweep_gets_wrong(recipes: dict[str, str], tmp_path: Path):
             load_study([str(tmp_path / "wrong.yaml")], {}, {}, {})
 
 
-def test_a_cache_is_made_once_a_tokenizer(study: str, settings: Settings, tmp_path: Path):
+def test_a_cache_is_made_once_a_tokenizer(study: str, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """And read through once: for the second cell of a tokenizer nothing is verified again."""
     loaded = load_study([study], {}, {"steps": 1}, {})
-    first, second = (cells.cached(loaded.recipe_of(name), tmp_path / "caches") for name in ("raster", "raster, guided"))
+    made: set[Path] = set()
+    places, cache = [], cells.cache
+    monkeypatch.setattr(cells, "cache", lambda recipe, place: places.append(place) or cache(recipe, place))
+    first, second = (cells.cached(loaded.recipe_of(name), tmp_path / "caches", made) for name in ("raster", "raster, guided"))
+    assert len(places) == 1
     assert first.data is not None
     assert second.data is not None
     assert first.data.config.cache == second.data.config.cache
-    masked = cells.cached(loaded.recipe_of("masked"), tmp_path / "caches")
+    masked = cells.cached(loaded.recipe_of("masked"), tmp_path / "caches", made)
+    assert len(places) == 2
     assert masked.data is not None
     assert masked.data.config.cache != first.data.config.cache
 

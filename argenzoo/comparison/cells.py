@@ -108,8 +108,9 @@ def plan(study: Study, settings: Settings) -> Planned:
 
 def run(study: Study, planned: Planned, out: Path, shared: Path, settings: Settings, say: Say) -> list[Outcome]:
     """Every cell's outcome: trained below ``shared`` and sampled below ``out`` where it is missing, against one reference."""
-    recipes = {name: study.recipe_of(name) for name, cell in study.cells.items() if cell.checkpoint is None}
-    recipes = {name: cached(recipe, shared / "caches") if study.cache else recipe for name, recipe in recipes.items()}
+    recipes = {name: planned.recipes[name] for name, cell in study.cells.items() if cell.checkpoint is None}
+    made: set[Path] = set()
+    recipes = {name: cached(recipe, shared / "caches", made) if study.cache else recipe for name, recipe in recipes.items()}
     runs = {name: shared / "runs" / study.training_of(name) for name in recipes}
     measured({runs[name]: recipe for name, recipe in recipes.items()}, study.budget)
     outcomes = []
@@ -164,13 +165,18 @@ def ready(study: Study, recipes: dict[str, Recipe], settings: Settings) -> None:
         opened |= {short(recipe.tokenizer.dump()), short(data.dump())}
 
 
-def cached(recipe: Recipe, folder: Path) -> Recipe:
-    """The recipe reading from a cache of its tokenizer's tokens on its data; one is made where there is none."""
+def cached(recipe: Recipe, folder: Path, made: set[Path]) -> Recipe:
+    """The recipe reading from a cache of its tokenizer's tokens on its data; one is made where there is none.
+
+    ``made``: those of this study, which need not be read again to be sure that they are whole.
+    """
     if recipe.data is None or recipe.data.config.cache is not None:
         return recipe
     what = {"tokenizer": recipe.tokenizer.dump(), "data": recipe.data.dump()}
     place = folder / f"{recipe.tokenizer.name}-{short(what)}"
-    cache(recipe, place)
+    if place not in made:
+        cache(recipe, place)
+        made.add(place)
     return recipe.with_part("data", cache=str(place))
 
 
