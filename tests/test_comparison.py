@@ -8,6 +8,7 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from test_processes import launch
 
 from argenzoo.cli import main
 from argenzoo.comparison import budget as budgets
-from argenzoo.comparison import cells
+from argenzoo.comparison import cells, sections
 from argenzoo.comparison.budget import within
 from argenzoo.comparison.command import compare, scale, sweep
 from argenzoo.comparison.fits import fit, frontier, law
@@ -27,7 +28,7 @@ from argenzoo.comparison.scaling import number_of
 from argenzoo.comparison.study import Budget, list_studies, load_study
 from argenzoo.errors import ArgenzooError
 from argenzoo.evaluation.settings import Settings
-from argenzoo.recipe import Recipe, recipe_folder
+from argenzoo.recipe import Recipe, load_recipe, recipe_folder
 from argenzoo.summary import cost
 from argenzoo.training import once
 
@@ -328,6 +329,15 @@ def test_studies_can_share_their_trainings(recipes: dict[str, str], settings: Se
     assert made[0]["weights_sha256"] == made[1]["weights_sha256"]
     assert made[0]["training"]["seconds"] == made[1]["training"]["seconds"] > 0
     assert {path.name for path in (tmp_path / "two").iterdir()} & {"runs", "caches"} == set()
+
+
+def test_a_tokenizer_is_shown_once(monkeypatch: pytest.MonkeyPatch):
+    """Every training keeps a file of its own, whose hash tells who wrote it; what it gives back is the same."""
+    names = {"raster": b"vq", "masked": b"vq", "next scale": b"pyramid"}
+    outcomes = [SimpleNamespace(name=name, evaluation={"tokenizer_sha256": name}, recipe=load_recipe("fruit_vq")) for name in names]
+    monkeypatch.setattr(sections, "tokenizer_of", lambda outcome: "vq")
+    monkeypatch.setattr(sections, "given_back", lambda outcome, name: names[outcome.name])
+    assert [picture.png for picture in sections.reconstructions(outcomes).pictures] == [b"vq", b"pyramid"]
 
 
 def test_seconds_are_of_the_steps(recipes: dict[str, str]):

@@ -142,6 +142,7 @@ def reconstructions(outcomes: Sequence[Outcome]) -> Section:
     """What each tokenizer gives back of the first pictures of its data: originals, reconstructions, errors times 4."""
     section = Section("Tokenizers", "Originals, reconstructions, and absolute errors times 4.")
     known: set[str] = set()
+    seen: set[bytes] = set()  # each training keeps a file of its own of the same tokenizer
     for outcome in outcomes:
         digest = outcome.evaluation["tokenizer_sha256"] or outcome.name
         name = f"{outcome.recipe.tokenizer.name}_{digest[:8]}{'_vectors' if 'vectors' in tokenizer_of(outcome) else ''}"
@@ -149,7 +150,10 @@ def reconstructions(outcomes: Sequence[Outcome]) -> Section:
             continue
         known.add(name)
         try:
-            section.pictures.append(Picture(name, tokenizer_of(outcome), given_back(outcome, name), True))
+            picture = given_back(outcome, name)
+            if picture not in seen:
+                section.pictures.append(Picture(name, tokenizer_of(outcome), picture, True))
+            seen.add(picture)
         except ArgenzooError as error:  # a checkpoint need not know where its data are
             section.notes.append(f"{tokenizer_of(outcome)}: nothing to show ({error})")
     return section
