@@ -27,6 +27,7 @@ from argenzoo.comparison.fits import fit, frontier, law
 from argenzoo.comparison.scaling import number_of
 from argenzoo.comparison.study import Budget, list_studies, load_study
 from argenzoo.errors import ArgenzooError
+from argenzoo.evaluation.samples import Samples
 from argenzoo.evaluation.settings import Settings
 from argenzoo.recipe import Recipe, load_recipe, recipe_folder
 from argenzoo.summary import cost
@@ -77,7 +78,8 @@ def test_a_study_is_trained_once_and_reported(
     out = tmp_path / "out"
     text = compare([study], out, {}, {"steps": 2}, {}, settings, print)
     assert trained == ["fruit_raster", "fruit_mar"]
-    assert sorted(path.name for path in (out / "cells").iterdir()) == ["masked", "raster", "raster_guided"]
+    assert sorted(path.name.partition("-")[0] for path in (out / "samples").iterdir()) == ["fruit_mar", "fruit_raster", "fruit_raster"]
+    assert {f"samples_{name}.png" for name in ("masked", "raster", "raster_guided")} <= {path.name for path in (out / "figures").iterdir()}
     page = (out / "report.html").read_text()
     assert not re.search(r"(src|href)=.(?!data:)", page)  # all of it inside
     assert page.count("data:image/png;base64,") == len(list((out / "figures").glob("*.png"))) >= 8
@@ -321,10 +323,19 @@ def test_a_studys_sweeps_share_a_training(recipes: dict[str, str], settings: Set
     assert {"sweep_steps_kid.png", "sweep_alone_precision.png", "recall_seconds.png", "precision_flops.png"} <= figures
 
 
-def test_studies_can_share_their_trainings(recipes: dict[str, str], settings: Settings, tmp_path: Path):
-    """The second one samples the run of the first, and encodes nothing."""
+def test_studies_can_share_trainings_and_samples(
+    recipes: dict[str, str], settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The second one encodes and samples nothing; other sampling or another count is sampled anew."""
+    sampled: list[int] = []
+    make = Samples.sampled
+    monkeypatch.setattr(Samples, "sampled", lambda self, model, indices: sampled.append(len(indices)) or make(self, model, indices))
     for name in ("one", "two"):
         compare([recipes["fruit_raster"]], tmp_path / name, {}, {"steps": 1}, QUIET, settings, print, tmp_path / "shared")
+    assert sum(sampled) == QUIET["num"]
+    for name, overrides, measure in (("three", {"sampling.guidance": 2.5}, QUIET), ("four", {}, {**QUIET, "num": QUIET["num"] + 1})):
+        compare([recipes["fruit_raster"]], tmp_path / name, overrides, {"steps": 1}, measure, settings, print, tmp_path / "shared")
+    assert sum(sampled) == 3 * QUIET["num"] + 1
     made = [json.loads((tmp_path / name / "results.json").read_text())["cells"]["fruit_raster"] for name in ("one", "two")]
     assert made[0]["weights_sha256"] == made[1]["weights_sha256"]
     assert made[0]["training"]["seconds"] == made[1]["training"]["seconds"] > 0

@@ -77,7 +77,7 @@ def add_comparison(commands: Any) -> None:
         command.add_argument(
             "--budget", help="of each training: 2000steps, 900s or 1e15flops (default: the study's, or the recipes' steps)"
         )
-        command.add_argument("--shared", metavar="FOLDER", help="of caches and trainings, for several studies (default: --out)")
+        command.add_argument("--shared", metavar="FOLDER", help="of caches, trainings and samples, for several studies (default: --out)")
     for command in (compare, sweep, scaling):
         command.add_argument("--out", required=True, help="folder; goes on where it stopped")
         command.add_argument("--num", type=int, help="samples of each (default: 1,000, or the study's)")

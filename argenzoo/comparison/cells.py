@@ -12,7 +12,7 @@ from argenzoo.build import PRETRAINED, build_tokenizer, find
 from argenzoo.caching import cache
 from argenzoo.checkpoint import EVALUATION
 from argenzoo.comparison.budget import countable, measured, within
-from argenzoo.comparison.study import Cell, Study, short, slug
+from argenzoo.comparison.study import Cell, Study, short
 from argenzoo.device import checked_device
 from argenzoo.errors import ArgenzooError
 from argenzoo.evaluation.generator import Referring, compared_with, evaluate_generator
@@ -35,7 +35,7 @@ class Outcome:
 
     Args:
         source: the run or checkpoint that was sampled.
-        folder: evaluation.json and grid.png.
+        folder: evaluation.json and grid.png; cells that are sampled alike share it.
         log: the training's; empty for a checkpoint from elsewhere.
         evaluation: the JSON's content.
     """
@@ -106,8 +106,8 @@ def plan(study: Study, settings: Settings) -> Planned:
     return Planned(recipes, once_a_size(compared_with(first, {}, replace(settings, **study.measure.model_dump()))))
 
 
-def run(study: Study, planned: Planned, out: Path, shared: Path, settings: Settings, say: Say) -> list[Outcome]:
-    """Every cell's outcome: trained below ``shared`` and sampled below ``out`` where it is missing, against one reference."""
+def run(study: Study, planned: Planned, shared: Path, settings: Settings, say: Say) -> list[Outcome]:
+    """Every cell's outcome: trained and sampled below ``shared`` where it is missing, against one reference."""
     recipes = {name: planned.recipes[name] for name, cell in study.cells.items() if cell.checkpoint is None}
     made: set[Path] = set()
     recipes = {name: cached(recipe, shared / "caches", made) if study.cache else recipe for name, recipe in recipes.items()}
@@ -119,7 +119,7 @@ def run(study: Study, planned: Planned, out: Path, shared: Path, settings: Setti
         if name in recipes:
             train_once(within(recipes[name], study.budget, runs[name]), say)
         source = cell.checkpoint or str(runs[name])
-        outcomes.append(evaluated(study, name, planned.recipes[name], source, out, settings, planned.referring))
+        outcomes.append(evaluated(study, name, planned, source, shared / "samples", settings))
     return outcomes
 
 
@@ -180,13 +180,21 @@ def cached(recipe: Recipe, folder: Path, made: set[Path]) -> Recipe:
     return recipe.with_part("data", cache=str(place))
 
 
-def evaluated(study: Study, name: str, recipe: Recipe, source: str, out: Path, settings: Settings, referring: Referring) -> Outcome:
+def evaluated(study: Study, name: str, planned: Planned, source: str, place: Path, settings: Settings) -> Outcome:
     """A cell's samples and their figures; sampled as the recipe says today, and the cell over it."""
-    folder, cell = out / "cells" / slug(name), study.cells[name]
-    assert recipe.sampling is not None
-    options = recipe.sampling.override(cell.sampling)
-    made = evaluate_generator(source, options.dotted(), replace(settings, out=folder, **study.measure.model_dump()), referring)
+    cell, sampling = study.cells[name], planned.recipes[name].sampling
+    assert sampling is not None
+    options = sampling.override(cell.sampling)
+    folder = place / sampled_as(study, cell.checkpoint or Path(source).name, options.dump(), planned)
+    made = evaluate_generator(source, options.dotted(), replace(settings, out=folder, **study.measure.model_dump()), planned.referring)
     made = made or json.loads((folder / EVALUATION).read_text(encoding="utf-8"))  # of the main process
     log = read_log(Path(source)) if (Path(source) / "log.jsonl").is_file() else []
     trained_recipe = replace(find(source, study.data if cell.checkpoint is not None else {})[0], sampling=options)
     return Outcome(name, cell, trained_recipe, source, folder, log, made, cost(trained_recipe), parameters_by_part(trained_recipe))
+
+
+def sampled_as(study: Study, source: str, sampling: dict[str, Any], planned: Planned) -> str:
+    """The folder of samples and figures: what was sampled, and a hash of how, and of what it is compared with."""
+    data = next(iter(planned.recipes.values())).data
+    depends = {"source": source, "sampling": sampling, "measure": study.measure.model_dump(exclude={"batch"}), "data": data and data.dump()}
+    return f"{Path(source).name}-{short(depends)}"

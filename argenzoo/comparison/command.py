@@ -33,7 +33,7 @@ def compare(
         budget: ``steps``, ``seconds`` or ``flops`` of each training.
         measure: fields of ``argenzoo.comparison.study.Measure``.
         settings: inception, cache, device, overwrite.
-        shared: folder of token caches and trainings, for several studies (default: ``out``). A training of the same settings is done once.
+        shared: folder of token caches, trainings and samples, for several studies (default: ``out``): the same settings are done once.
 
     Raises:
         ArgenzooError: as ``load_study``, ``train`` and ``evaluate`` do; a folder that holds another study.
@@ -82,7 +82,7 @@ def run(
     if is_main():
         cells.read_reference(study, planned, settings)
         claim(study, out, settings.overwrite)
-    outcomes = cells.run(study, planned, out, Path(shared or out), settings, say)
+    outcomes = cells.run(study, planned, Path(shared or out), settings, say)
     text = write_report(study, outcomes, out, [*first(outcomes), *sweeping.sections(study, outcomes)]) if is_main() else ""
     together()
     return text

@@ -16,7 +16,7 @@ from PIL import Image
 from argenzoo.build import PRETRAINED, build_tokenizer
 from argenzoo.comparison.cells import Outcome
 from argenzoo.comparison.plots import Series, plot
-from argenzoo.comparison.study import Study
+from argenzoo.comparison.study import Study, slug
 from argenzoo.comparison.tables import tokenizer_of
 from argenzoo.data.images import to_unit
 from argenzoo.errors import ArgenzooError
@@ -116,7 +116,7 @@ def losses(outcomes: Sequence[Outcome]) -> Section:
 def grids(study: Study, outcomes: Sequence[Outcome]) -> Section:
     pictures = [
         Picture(
-            f"samples_{outcome.folder.name}", outcome.name, enlarged((outcome.folder / outcome.evaluation["picture"]).read_bytes()), True
+            f"samples_{slug(outcome.name)}", outcome.name, enlarged((outcome.folder / outcome.evaluation["picture"]).read_bytes()), True
         )
         for outcome in outcomes
     ]

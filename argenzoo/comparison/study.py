@@ -142,7 +142,7 @@ def short(values: Any) -> str:
 
 
 def slug(name: str) -> str:
-    """A folder's name for a cell's."""
+    """A file's name for a cell's."""
     return re.sub(r"[^a-z0-9.=]+", "_", name.lower()).strip("_.") or "cell"
 
 
@@ -158,7 +158,7 @@ def load_study(sources: Sequence[str], overrides: dict[str, Any], budget: dict[s
         budget, measure: fields that replace the study's.
 
     Raises:
-        ArgenzooError: no such study, recipe or checkpoint; a key that is unknown; cells that would share a folder.
+        ArgenzooError: no such study, recipe or checkpoint; a key that is unknown; cells that would share a picture.
     """
     path = study_path(sources[0]) if len(sources) == 1 else None
     values = of_sources(sources, bool(budget)) if path is None else read(path)
@@ -253,11 +253,11 @@ def checked(study: Study) -> Study:
     if len(study.budget.given) > 1:
         raise ArgenzooError("one budget: steps, seconds or flops")
     Settings(**study.measure.model_dump()).check()
-    folders: dict[str, str] = {}
+    pictures: dict[str, str] = {}
     for name, cell in study.cells.items():
         check_cell(study, name, cell)
-        if folders.setdefault(slug(name), name) != name:
-            raise ArgenzooError(f"cells '{folders[slug(name)]}' and '{name}' would share the folder {slug(name)}: rename one")
+        if pictures.setdefault(slug(name), name) != name:
+            raise ArgenzooError(f"cells '{pictures[slug(name)]}' and '{name}' would share the picture samples_{slug(name)}: rename one")
     if not study.trains:
         useless = next((key for key in study.overrides if key not in study.data), "--budget" if study.budget.given else None)
         if useless is not None:

@@ -18,7 +18,8 @@ from argenzoo.evaluation.pictures import to_tensor
 from argenzoo.versions import about
 from argenzoo.weights import read_weights, save_weights, write_file
 
-CHUNK = 50  # pictures a file, and at a time
+CHUNK = 50  # pictures a file
+AT_ONCE = 5  # pictures through the Inception on a CPU: maps of more leave its caches (benchmarks/inception.py)
 SUMMED = ("pool", "spatial")  # whose mean and covariance are wanted
 
 
@@ -93,8 +94,10 @@ class Features(Pixels):
 def features_of(inception: Inception, pictures: np.ndarray) -> dict[str, Tensor]:
     """(n, H, W, 3) uint8 -> n rows a name, in float32, which TF32 is not. Raises ArgenzooError where they are not finite."""
     device = next(inception.parameters()).device
+    parts = to_tensor(pictures).split(AT_ONCE if device.type == "cpu" else len(pictures))
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        found = {name: rows.cpu() for name, rows in inception.features(to_tensor(pictures).to(device)).items()}
+        made = [inception.features(part.to(device)) for part in parts]
+    found = {name: torch.cat([one[name] for one in made]).cpu() for name in made[0]}
     if not all(rows.isfinite().all() for rows in found.values()):
         raise ArgenzooError(f"the features of these pictures are not finite: are the Inception's weights ({inception.source}) whole?")
     return found

@@ -102,14 +102,14 @@ class Samples:
         waiting: list[tuple[np.ndarray, float]] = []  # a picture and its seconds
         with tqdm(total=total, initial=total - len(indices), desc="sampling", unit="picture", disable=rank > 0) as bar:
             for start in range(0, len(indices), batch):
-                waiting += self._sampled(model, indices[start : start + batch])
+                waiting += self.sampled(model, indices[start : start + batch])
                 bar.update(min(batch, len(indices) - start))
                 while todo and len(waiting) >= len(todo[0]):
                     chunk = todo.pop(0)
                     self._write(chunk, waiting[: len(chunk)], batch, hardware(model.device))
                     del waiting[: len(chunk)]
 
-    def _sampled(self, model: ARModel, indices: list[int]) -> Iterator[tuple[np.ndarray, float]]:
+    def sampled(self, model: ARModel, indices: list[int]) -> Iterator[tuple[np.ndarray, float]]:
         began = time.perf_counter()
         with autocast(model.device, self.plan.precision):
             pictures = model.generate(self.plan.labels(indices), seed=self.plan.seed, indices=indices)
