@@ -102,7 +102,14 @@ tokenizers = Registry(
 generators = Registry(
     "generator", {"raster": "argenzoo.generators.raster:Raster", "var": "argenzoo.generators.var:VAR", "mar": "argenzoo.generators.mar:MAR"}
 )
-heads = Registry("head", {"cross_entropy": "argenzoo.heads.cross_entropy:CrossEntropy", "diffusion": "argenzoo.heads.diffusion:Diffusion"})
+heads = Registry(
+    "head",
+    {
+        "cross_entropy": "argenzoo.heads.cross_entropy:CrossEntropy",
+        "diffusion": "argenzoo.heads.diffusion:Diffusion",
+        "flow": "argenzoo.heads.flow:Flow",
+    },
+)
 conditioners = Registry(
     "conditioner", {"class_labels": "argenzoo.condition:ClassLabels", "text_features": "argenzoo.condition:TextFeatures"}
 )

@@ -44,7 +44,7 @@ TINY_OF: dict[str, dict[str, Any]] = {
     "var": {"generator.dim": 32, "generator.depth": 2, "generator.num_heads": 2},
     "mar": {"generator.dim": 32, "generator.depth": 4, "generator.num_heads": 2, "generator.buffer_size": 3, "sampling.order.num_steps": 5},
     "cross_entropy": {"sampling.head": {"top_k": 20}},
-    "diffusion": {"head.width": 32, "head.depth": 2, "sampling.head": {"num_steps": 4}},
+    **{head: {"head.width": 32, "head.depth": 2, "sampling.head": {"num_steps": 4}} for head in ("diffusion", "flow")},
 }
 
 

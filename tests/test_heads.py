@@ -9,6 +9,7 @@ from argenzoo.errors import ArgenzooError
 from argenzoo.guidance import Guidance, guided
 from argenzoo.heads.cross_entropy import CrossEntropy, filtered, inverse_cdf
 from argenzoo.heads.diffusion import Diffusion
+from argenzoo.heads.flow import Flow
 from argenzoo.heads.schedule import noise_schedule, respaced
 from argenzoo.protocols import Progress, TokenSpace
 from argenzoo.rng import GlobalRng, Rng
@@ -71,10 +72,11 @@ def test_respacing_keeps_the_ends_and_matches_the_full_schedule():
     torch.testing.assert_close(some.sqrt_alpha_bar, full.sqrt_alpha_bar[some.timesteps])
 
 
-def test_diffusion_learns_a_distribution():
+@pytest.mark.parametrize(("kind", "options"), [(Diffusion, {"num_steps": 50, "clip": 4}), (Flow, {"num_steps": 10})])
+def test_a_head_of_vectors_learns_a_distribution(kind: type, options: dict):
     """Two clusters, chosen by z: samples land on them with the right spread, and temperature narrows them."""
     torch.manual_seed(0)
-    head = Diffusion(Diffusion.Config(width=64, depth=2, batch_mul=2), VECTORS, 2)
+    head = kind(kind.Config(width=64, depth=2, batch_mul=2), VECTORS, 2)
     optimizer = torch.optim.Adam(head.parameters(), lr=3e-3)
     centers, spread = torch.tensor([[1.5, 0.0], [-1.5, 0.5]]), 0.3
     for _ in range(400):
@@ -85,13 +87,69 @@ def test_diffusion_learns_a_distribution():
         loss.backward()
         optimizer.step()
     z = centers.repeat(200, 1)
-    made = head.sample(z, None, torch.tensor(1.0), head.Sampling(num_steps=50, clip=4), rng=GlobalRng(len(z))).view(200, 2, 2)
+    draw = lambda **more: head.sample(  # noqa: E731
+        z, None, torch.tensor(1.0), head.Sampling(**options, **more), rng=GlobalRng(len(z))
+    ).view(200, 2, 2)
+    made = draw()
     torch.testing.assert_close(made.mean(0), centers, atol=0.15, rtol=0)
     torch.testing.assert_close(made.std(0), torch.full((2, 2), spread), atol=0.12, rtol=0)
-    cold = head.sample(z, None, torch.tensor(1.0), head.Sampling(num_steps=50, clip=4, temperature=0.5), rng=GlobalRng(len(z))).view(
-        200, 2, 2
-    )
-    assert (cold.std(0) < made.std(0)).all()
+    assert (draw(temperature=0.5).std(0) < made.std(0)).all()
+
+
+class Straight(torch.nn.Module):
+    """The velocity of flow matching where tokens are N(mean, std^2): its paths end at mean + std * noise."""
+
+    mean, std = 1.5, 0.3
+
+    def embed_time(self, t: torch.Tensor) -> torch.Tensor:
+        return t[:, None] / 1000
+
+    def z_embed(self, z: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(*z.shape[:-1], 1)
+
+    def denoise(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """E[noise - token | x]."""
+        variance = (1 - t) ** 2 * self.std**2 + t**2
+        return (t - (1 - t) * self.std**2) / variance * (x - (1 - t) * self.mean) - self.mean
+
+
+def test_flow_follows_the_path_to_the_order_of_its_solver():
+    head = Flow(Flow.Config(width=8, depth=1), VECTORS, 2)
+    head.mlp = Straight()
+    noise = Rng(0, range(4)).normal(3, 2)
+
+    def error(solver: str, num_steps: int) -> float:
+        options = Flow.Sampling(solver=solver, num_steps=num_steps)
+        made = head.sample(torch.zeros(4, 3, 2), None, torch.tensor(1.0), options, rng=Rng(0, range(4)))
+        return float((made - (Straight.mean + Straight.std * noise)).abs().max())
+
+    assert 1.7 < error("euler", 50) / error("euler", 100) < 2.3
+    assert 3.2 < error("heun", 50) / error("heun", 100) < 4.8
+    assert error("heun", 50) < 0.01
+
+
+def test_flow_guides_the_velocity():
+    """Of a pair whose halves are alike, guidance changes nothing; of others s = 1 is the condition's own path, and more is further on."""
+    torch.manual_seed(0)
+    head = Flow(Flow.Config(width=16, depth=1), VECTORS, 3)
+    for parameter in head.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    z, z_null = torch.randn(4, 2, 3), torch.randn(4, 2, 3)
+    draw = lambda null, s: head.sample(z, null, torch.tensor(s), Flow.Sampling(num_steps=3), rng=Rng(0, range(4)))  # noqa: E731
+    plain = draw(None, 1.0)
+    torch.testing.assert_close(draw(z, 3.0), plain)
+    torch.testing.assert_close(draw(z_null, 1.0), plain)
+    assert (draw(z_null, 3.0) - draw(z_null, 2.0)).abs().max() > 1e-3
+
+
+def test_flow_draws_logit_normal_times():
+    """Its loss is the mean over the times that it draws; of ``t_mean`` and ``t_std``."""
+    head = Flow(Flow.Config(width=16, depth=1, batch_mul=3, t_mean=0.5, t_std=2.0), VECTORS, 2)
+    z, tokens = torch.randn(4, 2), torch.randn(4, 2)
+    rng = Rng(0, range(4))
+    t, noise = (0.5 + 2.0 * rng.normal(3)).sigmoid(), rng.normal(3, 2)
+    by_hand = torch.stack([head.errors(z, tokens, t[:, i], noise[:, i]) for i in range(3)]).mean(0)
+    torch.testing.assert_close(head.loss(z, tokens, Rng(0, range(4))), by_hand)
 
 
 def test_batch_mul_averages():

@@ -103,7 +103,7 @@ def test_published_parameter_counts(name: str):
 
 def test_the_six_cells_on_cifar10_have_one_size():
     cells = [load_recipe(name) for name in CIFAR if load_recipe(name).generator is not None]
-    assert {(cell.generator.name, cell.head.name) for cell in cells} == {
+    assert {(cell.generator.name, cell.head.name) for cell in cells} >= {
         (generator, head) for generator in ("raster", "var", "mar") for head in ("cross_entropy", "diffusion")
     }
     counts = [parameters_by_part(cell) for cell in cells]
