@@ -27,24 +27,31 @@ class Attention(torch.autograd.Function):
         return tuple(torch.empty_like(saved) for saved in ctx.saved_tensors[:3])
 
 
-class CountAttention(TorchFunctionMode):
-    """Counts attention as two matrix products over all pairs (a causal kernel may do half of it)."""
+PRODUCTS = (F.linear, F.conv2d)  # that read a weight
 
-    flops = 0
+
+class CountAttention(TorchFunctionMode):
+    """Counts attention as two matrix products over all pairs (a causal kernel may do half of it), and what it and the products read."""
+
+    flops = weights = attended = 0
 
     def __torch_function__(self, function: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if function in PRODUCTS:
+            self.weights += args[1].numel()
         if function is not F.scaled_dot_product_attention:
             return function(*args, **(kwargs or {}))
         q, k, v = args[:3]
         self.flops += 2 * q.shape[:-1].numel() * k.shape[-2] * (q.shape[-1] + v.shape[-1])
+        self.attended += k.numel() + v.numel()
         return Attention.apply(q, k, v)
 
 
 class Count:
-    """What was counted: ``flops`` (a multiplication and an addition are two), and ``kept`` bytes of activations for the backward pass."""
+    """What was counted: ``flops`` (a multiplication and an addition are two), ``kept`` bytes of activations for the backward pass,
+    numbers of ``weights`` that products read, and of keys and values that were ``attended`` to."""
 
     def __init__(self) -> None:
-        self.flops, self.kept = 0, 0
+        self.flops, self.kept, self.weights, self.attended = 0, 0, 0, 0
         self._storages: dict[int, Any] = {}
 
     def keep(self, tensor: Tensor) -> Tensor:
@@ -64,4 +71,4 @@ def counting(*modules: nn.Module) -> Iterator[Count]:
     attention, products = CountAttention(), FlopCounterMode(display=False)
     with attention, products, torch.autograd.graph.saved_tensors_hooks(count.keep, lambda tensor: tensor):
         yield count
-    count.flops = attention.flops + products.get_total_flops()
+    count.flops, count.weights, count.attended = attention.flops + products.get_total_flops(), attention.weights, attention.attended

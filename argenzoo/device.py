@@ -32,6 +32,17 @@ def hardware(device: torch.device) -> str:
     return f"{device.type}, {platform.machine()}, {torch.get_num_threads()} of {os.cpu_count()} threads"
 
 
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    """``fp32``, or ``bf16`` where it is safe."""
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
+
+
+def finished(device: torch.device) -> None:
+    """Wait until a GPU has done what it was given: only then a time means something."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def full_precision(device: torch.device) -> AbstractContextManager[object]:
     """Autocast off inside; the meta device, which only counts, has none."""
     return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)

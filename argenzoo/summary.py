@@ -107,20 +107,53 @@ def training_pass(model: ARModel, quantile: float) -> tuple[float, float, int]:
     return count.flops, count.kept, rows
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class Stage:
+    """A part of sampling, of one picture, or of one token of it.
+
+    Args:
+        flops: of products.
+        weights: numbers that are read whatever the batch.
+        attended: keys and values.
+        positions: tokens that it is for.
+    """
+
+    flops: float
+    weights: float
+    attended: float
+    positions: int
+
+
 def sampling_flops(model: ARModel) -> float:
-    """The plain loop's, with the recipe's options; a head's work is the same for every token, so it is counted once."""
-    options, space = model.sampling, model.tokenizer.space
-    paired = options.guidance.guidance != 1
-    with counting(model) as one:
-        z = torch.empty(1, 1, model.generator.dim, device=META)
-        scale = torch.empty((), device=META)
-        model.head.sample(z, z if paired else None, scale, options.head, Progress(0, 1, 1, space.num_tokens), GlobalRng(1, META))
-    return generator_flops(model, paired) + one.flops * space.num_tokens
+    """The plain loop's, with the recipe's options."""
+    tokens = model.tokenizer.space.num_tokens
+    return generator_flops(model, is_paired(model)) + head_stage(model).flops * tokens
 
 
 def generator_flops(model: ARModel, paired: bool) -> float:
-    """Of all steps of the generator; of a long loop ``STEPS`` are counted and the rest is passed over by ``state.skip``."""
+    """Of all steps of the generator."""
+    return sum(stage.flops for stage in generator_stages(model, paired))
+
+
+def is_paired(model: ARModel) -> bool:
+    """Whether the recipe's sampling is guided."""
+    return bool(model.sampling.guidance.guidance != 1)
+
+
+@torch.no_grad()
+def head_stage(model: ARModel) -> Stage:
+    """Of one token; a head's work is the same for every one."""
+    options, tokens = model.sampling, model.tokenizer.space.num_tokens
+    with counting(model) as one:
+        z = torch.empty(1, 1, model.generator.dim, device=META)
+        null, scale = z if is_paired(model) else None, torch.empty((), device=META)
+        model.head.sample(z, null, scale, options.head, Progress(0, 1, 1, tokens), GlobalRng(1, META))
+    return Stage(one.flops, one.weights, one.attended, 1)
+
+
+@torch.no_grad()
+def generator_stages(model: ARModel, paired: bool) -> list[Stage]:
+    """Of every step; of a long loop ``STEPS`` are counted, the rest is passed over by ``state.skip`` and lies between them."""
     cond = model.conditioner(example(model))
     both = Condition.cat([cond, model.conditioner.null(1, cond.mask)]) if paired else cond
     state = model.generator.start(both, 1 + paired)
@@ -128,7 +161,7 @@ def generator_flops(model: ARModel, paired: bool) -> float:
     sets = list(model.generator.order(1, rng=Rng(0, [0]), options=model.sampling.order))
     long = len(sets) > 2 * STEPS and hasattr(state, "skip")
     counted = sorted({round(step) for step in np.linspace(1, len(sets) - 1, STEPS)} | {0}) if long else list(range(len(sets)))
-    flops = {}
+    found = []
     for step, positions in enumerate(sets):
         wide = positions if positions.dim() == 1 else positions.expand(1 + paired, -1)
         if step not in counted:
@@ -136,8 +169,9 @@ def generator_flops(model: ARModel, paired: bool) -> float:
             continue
         with counting(model) as count:
             model.generator.step(state, context, wide)
-        flops[step] = count.flops
-    return float(np.interp(range(len(sets)), list(flops), list(flops.values())).sum())
+        found.append((count.flops, count.weights, count.attended))
+    flops, weights, attended = (np.interp(range(len(sets)), counted, column).tolist() for column in zip(*found, strict=True))
+    return [Stage(*step) for step in zip(flops, weights, attended, [positions.shape[-1] for positions in sets], strict=True)]
 
 
 def example(model: ARModel) -> Any:

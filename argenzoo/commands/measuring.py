@@ -1,4 +1,4 @@
-"""Commands that measure: evaluate, stats, tokenizer, compare, sweep, scaling."""
+"""Commands that measure: evaluate, stats, tokenizer, compare, sweep, scaling, bench."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from argenzoo.recipe import parse_overrides
 def add(commands: Any) -> None:
     add_evaluation(commands)
     add_comparison(commands)
+    add_bench(commands)
 
 
 def add_evaluation(commands: Any) -> None:
@@ -95,6 +96,17 @@ def add_comparison(commands: Any) -> None:
         command.add_argument("--overwrite", action="store_true", help="replace samples of another plan")
 
 
+def add_bench(commands: Any) -> None:
+    bench = commands.add_parser("bench", help="time sampling and training steps on this machine, beside what it could do")
+    bench.add_argument("pairs", nargs="+", metavar="WHAT", help="recipes (with random weights) and checkpoints; then overrides, key=value")
+    bench.add_argument("--kinds", default="tokens,pictures,training", help="of what is timed (default: tokens,pictures,training)")
+    bench.add_argument("--batch", default="1", help="one or several: 1,8,64")
+    bench.add_argument("--precision", default="fp32", help="fp32, bf16, or both: fp32,bf16")
+    bench.add_argument("--rounds", type=int, default=5, help="in which all cases are timed in turn, after one that warms up")
+    bench.add_argument("--device", help="default: the GPU where there is one")
+    bench.add_argument("--out", metavar="FOLDER", help="for bench.json and bench.md")
+
+
 def settings_of(arguments: argparse.Namespace) -> Any:
     from argenzoo.evaluation.settings import Settings
 
@@ -113,7 +125,7 @@ def evaluate_command(arguments: argparse.Namespace) -> None:
 def compare_command(arguments: argparse.Namespace) -> None:
     from argenzoo.comparison.command import compare
 
-    names, pairs = [word for word in arguments.pairs if "=" not in word], [word for word in arguments.pairs if "=" in word]
+    names, pairs = named(arguments.pairs)
     if not names:
         raise ArgenzooError("name a study, or recipes and checkpoints")
     text = compare(names, arguments.out, parse_overrides(pairs), budget_of(arguments), *measure_of(arguments), say, arguments.shared)
@@ -134,6 +146,25 @@ def scaling_command(arguments: argparse.Namespace) -> None:
     ladder, overrides = several(arguments.pairs)
     text = scale(arguments.source, arguments.out, ladder, overrides, budget_of(arguments), *measure_of(arguments), say, arguments.shared)
     say(f"{text}\n{arguments.out}: report.html, report.md, scaling.json, pictures")
+
+
+def bench_command(arguments: argparse.Namespace) -> None:
+    from argenzoo.benchmarking.command import Settings, bench
+
+    names, pairs = named(arguments.pairs)
+    if not names:
+        raise ArgenzooError("name a recipe or a checkpoint")
+    try:
+        batches = [int(number) for number in arguments.batch.split(",")]
+    except ValueError:
+        raise ArgenzooError(f"--batch {arguments.batch}: expected numbers, such as 1,8") from None
+    settings = Settings(arguments.kinds.split(","), batches, arguments.precision.split(","), arguments.rounds, arguments.device)
+    print(bench(names, parse_overrides(pairs), settings, arguments.out))
+
+
+def named(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(names, key=value pairs)."""
+    return [word for word in words if "=" not in word], [word for word in words if "=" in word]
 
 
 def measure_of(arguments: argparse.Namespace) -> tuple[dict[str, Any], Any]:
@@ -198,4 +229,5 @@ COMMANDS: dict[str, Any] = {
     "scaling": scaling_command,
     "stats": stats_command,
     "tokenizer": tokenizer_command,
+    "bench": bench_command,
 }

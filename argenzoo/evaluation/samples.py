@@ -6,7 +6,6 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from argenzoo.device import hardware
+from argenzoo.device import autocast, hardware
 from argenzoo.errors import ArgenzooError
 from argenzoo.evaluation.features import CHUNK, features_of, hashed, kept
 from argenzoo.evaluation.inception import Inception
@@ -160,8 +159,3 @@ def classes_of(model: ARModel) -> int:
     if count is None:
         raise ArgenzooError("this model is conditioned on text: only models of class labels are measured so far")
     return int(count)
-
-
-def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
-    """float32, or bfloat16 where it is safe."""
-    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()

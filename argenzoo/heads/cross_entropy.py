@@ -72,7 +72,8 @@ class CrossEntropy(nn.Module):
         rng: Draws | None = None,
     ) -> Tensor:
         """(B, n, D) -> ids (B, n)."""
-        logits = guided(self.logits(z), None if z_null is None else self.logits(z_null), guidance)
+        both = self.logits(z if z_null is None else torch.cat([z, z_null]))  # the weights are read once
+        logits = guided(both[: len(z)], None if z_null is None else both[len(z) :], guidance)
         if options.temperature == 0:
             return logits.argmax(-1)
         probabilities = filtered(logits, options).softmax(-1)

@@ -66,6 +66,13 @@ def with_classes(recipe: Recipe, classes: tuple[str, ...]) -> Recipe:
     return replace(recipe, conditioner=replace(recipe.conditioner, config=config))
 
 
+def accelerated(precision: str, cpu: bool = False) -> Accelerator:
+    """Accelerate under ``fp32``, ``bf16`` or ``fp16``."""
+    AcceleratorState._reset_state()  # Accelerate keeps it for the process: an earlier run may have had another precision
+    mixed = "no" if precision == "fp32" else precision
+    return Accelerator(mixed_precision=mixed, cpu=cpu, kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)])
+
+
 class Trainer:
     """One run."""
 
@@ -74,9 +81,7 @@ class Trainer:
         self.recipe, self.config = recipe, recipe.train
         self.out = Path(self.config.out or f"runs/{recipe.name}")
         self._refuse_overwriting()
-        AcceleratorState._reset_state()  # Accelerate keeps it for the process: an earlier run may have had another precision
-        precision = "no" if self.config.precision == "fp32" else self.config.precision
-        self.accelerator = Accelerator(mixed_precision=precision, kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)])
+        self.accelerator = accelerated(self.config.precision)
         self._refuse_unsupported()
         task = TokenizerTask if recipe.generator is None else GeneratorTask
         self.task: Task = task(recipe, self.accelerator.device)

@@ -1,0 +1,1 @@
+"""How fast models sample and train on this machine, beside what the machine could do."""

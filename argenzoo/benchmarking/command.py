@@ -1,0 +1,151 @@
+"""``argenzoo bench``: models, batches and precisions in one interleaved run, with the roofline beside them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import product
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from argenzoo.benchmarking.cases import KINDS, Case
+from argenzoo.benchmarking.machine import DTYPES, Machine, measure
+from argenzoo.benchmarking.timing import interleaved, peak
+from argenzoo.benchmarking.work import Work
+from argenzoo.build import build_model
+from argenzoo.device import checked_device
+from argenzoo.errors import ArgenzooError, suggestion
+from argenzoo.model import ARModel
+from argenzoo.recipe import Recipe
+from argenzoo.versions import about
+from argenzoo.weights import replace_text
+
+RESULT = "bench.json"
+COLUMNS = ("what", "batch", "precision", "seconds", "spread", "pictures / s", "memory", "FLOPs", "bytes", "at least", "reached", "bound by")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is timed, and how often."""
+
+    kinds: list[str] = field(default_factory=lambda: list(KINDS))
+    batches: list[int] = field(default_factory=lambda: [1])
+    precisions: list[str] = field(default_factory=lambda: ["fp32"])
+    rounds: int = 5
+    device: str | None = None
+
+    def check(self) -> None:
+        """Raises ArgenzooError on what can't be timed."""
+        for what, given, known in (("--kinds", self.kinds, KINDS), ("--precision", self.precisions, DTYPES)):
+            wrong = next((one for one in given if one not in known), None)
+            if wrong is not None or not given:
+                raise ArgenzooError(f"{what}: unknown '{wrong}'{suggestion(str(wrong), known)}")
+        if self.rounds < 1 or not self.batches or min(self.batches) < 1:
+            raise ArgenzooError("--rounds and --batch must be at least 1")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A case's figures. ``memory``: bytes above the models'."""
+
+    case: Case
+    seconds: list[float]
+    memory: int | None
+    work: Work
+
+
+def bench(sources: Sequence[str], overrides: dict[str, Any], settings: Settings, out: str | Path | None = None) -> str:
+    """Time every source in every way; returns the table, and writes ``bench.json`` and ``bench.md`` into ``out``.
+
+    Args:
+        sources: recipes (with random weights, which take as long), checkpoints.
+        overrides: dotted keys of every recipe, or ``sampling`` ones.
+
+    Raises:
+        ArgenzooError: an unknown recipe or setting; a training step of a model without a train section.
+    """
+    settings.check()
+    device = checked_device(settings.device)
+    models = {source: build_model(source, overrides, device) for source in sources}
+    if len(models) < len(sources):
+        raise ArgenzooError("a model is named twice")
+    chosen = product(sources, settings.kinds, settings.batches, settings.precisions)
+    cases = [Case(*choice) for choice in chosen]
+    machine = measure(device, settings.precisions)
+    rows = timed(cases, models, machine, settings.rounds, device)
+    text = table(rows, machine)
+    if out is not None:
+        facts = {
+            "machine": machine.dump(),
+            "rounds": settings.rounds,
+            "overrides": overrides,
+            "rows": [dump(row) for row in rows],
+            **about(),
+        }
+        replace_text(Path(out) / RESULT, json.dumps(facts, indent=1) + "\n")
+        replace_text((Path(out) / RESULT).with_suffix(".md"), text)
+    return text
+
+
+def timed(cases: Sequence[Case], models: dict[str, ARModel], machine: Machine, rounds: int, device: torch.device) -> list[Row]:
+    """Memory in a run of its own, then all cases in turn."""
+    recipes = {name: recipe_of(model) for name, model in models.items()}
+    runs = {case: case.prepared(models[case.name]) for case in cases}
+    with tqdm(total=len(cases) * (rounds + 2), desc="timing", unit="run") as bar:
+
+        def step() -> None:
+            bar.update()
+
+        memory: dict[Case, int | None] = {}
+        for case, run in runs.items():
+            memory[case] = peak(run, device)
+            step()
+        seconds = interleaved(runs, rounds, device, step)
+    return [Row(case, seconds[case], memory[case], case.least(recipes[case.name], machine)) for case in cases]
+
+
+def recipe_of(model: ARModel) -> Recipe:
+    assert model.recipe is not None
+    return model.recipe
+
+
+def dump(row: Row) -> dict[str, Any]:
+    return {**asdict(row.case), "seconds": row.seconds, "median": median(row.seconds), "memory": row.memory, "work": asdict(row.work)}
+
+
+def table(rows: Sequence[Row], machine: Machine) -> str:
+    """Markdown: the machine in a line, then a row a case."""
+    rates = ", ".join(f"{rate / 1e9:,.0f} GFLOP/s in {precision}" for precision, rate in machine.rates.items())
+    lines = [["model", *COLUMNS], ["---"] * (len(COLUMNS) + 1), *(cells(row) for row in rows)]
+    body = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"{machine.hardware}: {machine.bandwidth / 1e9:,.1f} GB/s copied, {rates} (measured)\n\n{body}\n"
+
+
+def cells(row: Row) -> list[str]:
+    """``at least``: what the machine's measured speeds allow; ``reached``: that over the median."""
+    middle, case, work = median(row.seconds), row.case, row.work
+    bound = f"bytes, {work.bytes_share:.0%}" if work.bytes_share > 0.5 else f"FLOPs, {1 - work.bytes_share:.0%}"
+    return [
+        case.name,
+        KINDS[case.kind].words,
+        f"{case.batch}",
+        case.precision,
+        seconds(middle),
+        f"{seconds(min(row.seconds))} to {seconds(max(row.seconds))}",
+        f"{case.batch / middle:.3g}",
+        "-" if row.memory is None else f"{row.memory / 2**20:,.0f} MiB",
+        f"{work.flops:.2e}",
+        f"{work.moved:.2e}",
+        seconds(work.least),
+        f"{work.least / middle:.0%}",
+        bound,
+    ]
+
+
+def seconds(value: float) -> str:
+    return f"{value:.2f} s" if value >= 1 else f"{1000 * value:.3g} ms"

@@ -1,0 +1,126 @@
+"""What a case must do is counted right, cases are timed in turn, and the table says what was asked."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import CELLS, tiny, tiny_model
+
+from argenzoo.benchmarking import command
+from argenzoo.benchmarking.cases import KINDS, Case
+from argenzoo.benchmarking.command import Settings, bench
+from argenzoo.benchmarking.machine import Machine, measure
+from argenzoo.benchmarking.timing import interleaved, peak
+from argenzoo.benchmarking.work import decoded, sampling, training
+from argenzoo.cli import main
+from argenzoo.errors import ArgenzooError
+from argenzoo.recipe import load_recipe
+from argenzoo.summary import cost, parameters_by_part
+
+CPU = torch.device("cpu")
+EVEN = Machine("even", 1.0, {"fp32": 1.0, "bf16": 2.0})
+
+
+def test_a_raster_model_reads_its_weights_for_every_token():
+    recipe = load_recipe("llamagen_b_256")
+    counts, width, vocabulary = parameters_by_part(recipe), 768, recipe.tokenizer.config.vocab_size
+    read = counts["generator"] + counts["head"] - vocabulary * width  # of the table of ids a row
+    cached = 12 * 2 * width * sum(range(1, 257)) * 2  # keys and values of 12 layers, guided
+    one, eight = (sampling(recipe, batch, "fp32", EVEN) for batch in (1, 8))
+    assert one.moved == pytest.approx(4 * (256 * read + cached), rel=0.01)
+    assert eight.moved - one.moved == pytest.approx(7 * 4 * cached, rel=0.01)
+    assert one.flops == pytest.approx(cost(recipe).sample)
+    assert eight.flops == pytest.approx(8 * one.flops)
+    assert sampling(recipe, 1, "bf16", EVEN).moved == pytest.approx(one.moved / 2)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_the_least_time_is_what_takes_longer(name: str):
+    recipe = tiny(name)
+    for work in (sampling, decoded, training):
+        computing, moving = Machine("", 1e30, {"fp32": 2.0}), Machine("", 4.0, {"fp32": 1e30})
+        by_flops, by_bytes = work(recipe, 2, "fp32", computing), work(recipe, 2, "fp32", moving)
+        assert by_flops.least == pytest.approx(by_flops.flops / 2, rel=1e-6)
+        assert by_bytes.least == pytest.approx(by_bytes.moved / 4, rel=1e-6)
+        assert (by_flops.bytes_share, by_bytes.bytes_share) == (pytest.approx(0, abs=1e-6), pytest.approx(1))
+    found = cost(recipe)
+    assert sampling(recipe, 3, "fp32", EVEN).flops == pytest.approx(3 * found.sample)
+    assert decoded(recipe, 3, "fp32", EVEN).flops == pytest.approx(3 * (found.sample + found.decode))
+    assert training(recipe, 3, "fp32", EVEN).flops == pytest.approx(3 * found.train)
+
+
+def test_runs_are_timed_in_turn():
+    order: list[str] = []
+    seconds = interleaved({name: lambda name=name: order.append(name) for name in "ab"}, 3, CPU)
+    assert "".join(order) == "abababab"
+    assert {key: len(spent) for key, spent in seconds.items()} == {"a": 3, "b": 3}
+
+
+def test_memory_is_the_runs_own():
+    bytes_held = 64 << 20
+    held = peak(lambda: torch.ones(bytes_held, dtype=torch.uint8).add_(1), CPU)
+    if held is None:
+        pytest.skip("this system does not say how much memory a process holds")
+    assert 0.8 * bytes_held < held < 2 * bytes_held
+
+
+def test_a_machine_is_measured(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("argenzoo.benchmarking.machine.COPIED", {"cpu": 1 << 24})
+    monkeypatch.setattr("argenzoo.benchmarking.machine.SIDE", {"cpu": 256})
+    found = measure(CPU, ["fp32", "bf16"])
+    assert 1e8 < found.bandwidth < 1e13
+    assert set(found.rates) == {"fp32", "bf16"}
+    assert 1e8 < found.rates["fp32"] < 1e14
+
+
+@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_cell_can_be_timed(name: str, kind: str):
+    """Sampling gives what the model gives; a training step changes the weights of its own copy."""
+    model = tiny_model(name)
+    before = {key: value.clone() for key, value in model.network.state_dict().items()}
+    made = Case(name, kind, 2, "fp32").prepared(model)()
+    if kind == "pictures":
+        assert torch.equal(made, model.generate([0, 1], seed=0))
+    elif kind == "training":
+        assert made["grad_norm"] > 0
+        assert made["skipped"] == 0
+    else:
+        assert made.shape[:2] == (2, model.space.num_tokens)
+    assert all(torch.equal(value, before[key]) for key, value in model.network.state_dict().items())
+
+
+def test_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+    monkeypatch.setattr(command, "measure", lambda device, precisions: Machine("a machine", 1e9, dict.fromkeys(precisions, 1e9)))
+    for name in ("fruit_raster", "fruit_var"):
+        (tmp_path / f"{name}.yaml").write_text(tiny(name).yaml())
+    names = [str(tmp_path / f"{name}.yaml") for name in ("fruit_raster", "fruit_var")]
+    options = ["--kinds", "tokens,training", "--batch", "1,2", "--precision", "fp32,bf16", "--rounds", "2", "--out", str(tmp_path / "out")]
+    assert main(["bench", *names, *options]) == 0
+    text = capsys.readouterr().out
+    made = json.loads((tmp_path / "out" / "bench.json").read_text())
+    assert text.count("\n| ") == 2 + 2 * 2 * 2 * 2
+    assert "a machine: 1.0 GB/s copied, 1 GFLOP/s in fp32, 1 GFLOP/s in bf16 (measured)" in text
+    assert text.strip() == (tmp_path / "out" / "bench.md").read_text().strip()
+    assert [len(row["seconds"]) for row in made["rows"]] == [2] * 16
+    assert {row["kind"] for row in made["rows"]} == {"tokens", "training"}
+    assert made["argenzoo"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"kinds": ["trainin"]}, "--kinds: unknown 'trainin'; did you mean 'training'"),
+        ({"precisions": ["fp16"]}, "--precision: unknown 'fp16'"),
+        ({"batches": [0]}, "--rounds and --batch must be at least 1"),
+        ({"device": "cuda:9"}, "--device cuda:9"),
+    ],
+)
+def test_mistakes(settings: dict, words: str):
+    with pytest.raises(ArgenzooError) as caught:
+        bench(["fruit_raster"], {}, Settings(**settings))
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
