@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 
@@ -10,6 +12,7 @@ from argenzoo.guidance import Guidance, guided
 from argenzoo.heads.cross_entropy import CrossEntropy, filtered, inverse_cdf
 from argenzoo.heads.diffusion import Diffusion
 from argenzoo.heads.flow import Flow
+from argenzoo.heads.mlp import DenoisingMLP
 from argenzoo.heads.schedule import noise_schedule, respaced
 from argenzoo.protocols import Progress, TokenSpace
 from argenzoo.rng import GlobalRng, Rng
@@ -107,10 +110,30 @@ class Straight(torch.nn.Module):
     def z_embed(self, z: torch.Tensor) -> torch.Tensor:
         return torch.zeros(*z.shape[:-1], 1)
 
-    def denoise(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    def along(self, times: torch.Tensor, z: torch.Tensor) -> Iterator[list[tuple[torch.Tensor, ...]]]:
+        return ([(z + t,)] for t in times)
+
+    def denoise(self, x: torch.Tensor, modulations: list[tuple[torch.Tensor, ...]]) -> torch.Tensor:
         """E[noise - token | x]."""
+        t = modulations[0][0]
         variance = (1 - t) ** 2 * self.std**2 + t**2
         return (t - (1 - t) * self.std**2) / variance * (x - (1 - t) * self.mean) - self.mean
+
+
+@pytest.mark.parametrize("rows", [1, 5, 100])
+def test_modulations_of_many_times_are_those_of_each(rows: int, monkeypatch: pytest.MonkeyPatch):
+    """However many rows go into one product."""
+    monkeypatch.setattr("argenzoo.heads.mlp.ROWS", rows)
+    torch.manual_seed(0)
+    mlp = DenoisingMLP(2, 3, 4, 16, 2)
+    for parameter in mlp.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    t, z, x = torch.tensor([900.0, 500.0, 0.0]), torch.randn(4, 2, 3), torch.randn(4, 2, 2)
+    made = [mlp.denoise(x, modulation) for modulation in mlp.along(mlp.embed_time(t), mlp.z_embed(z))]
+    assert len(made) == 3
+    for one, time in zip(made, t, strict=True):
+        by_hand = mlp(x.flatten(0, 1), time.expand(8), z.flatten(0, 1)).view(4, 2, 4)
+        torch.testing.assert_close(one, by_hand)
 
 
 def test_flow_follows_the_path_to_the_order_of_its_solver():

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from argenzoo.errors import ArgenzooError
 from argenzoo.guidance import guided
-from argenzoo.heads.mlp import DenoisingMLP
+from argenzoo.heads.mlp import DenoisingMLP, Modulation
 from argenzoo.heads.schedule import NoiseSchedule, noise_schedule
 from argenzoo.protocols import Progress, TokenSpace
 from argenzoo.registry import Config as PartConfig
@@ -74,24 +74,22 @@ class Diffusion(nn.Module):
         """(B, n, D) -> vectors (B, n, C) by ancestral sampling on the respaced schedule; guidance acts on eps alone."""
         rng, shape = rng or GlobalRng(len(z), z.device), (*z.shape[1:-1], self.token_dim)
         schedule = noise_schedule(options.num_steps, z.device)
-        times = self.mlp.embed_time(schedule.timesteps)  # (T, width)
-        embedded = self.mlp.z_embed(z), None if z_null is None else self.mlp.z_embed(z_null)
+        both = self.mlp.z_embed(z if z_null is None else torch.cat([z, z_null]))
+        modulations = self.mlp.along(self.mlp.embed_time(schedule.timesteps.flip(0)), both)
         x = rng.normal(*shape)
         noises = rng.normal(options.num_steps - 1, *shape) if options.temperature else None
-        for i in reversed(range(options.num_steps)):
-            eps, variance = self._predict(x, times[i], *embedded, guidance)
+        for i, modulation in zip(reversed(range(options.num_steps)), modulations, strict=True):
+            eps, variance = self._predict(x, modulation, guidance)
             mean, log_variance = posterior(schedule, eps, variance, x, i, options.clip)
             x = mean if noises is None or i == 0 else mean + (0.5 * log_variance).exp() * options.temperature * noises[:, i - 1]
         return x
 
-    def _predict(self, x: Tensor, time: Tensor, z: Tensor, z_null: Tensor | None, guidance: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, n, C) -> guided eps and the conditional variance; z, z_null (B, n, width) are embedded."""
-        if z_null is None:
-            eps, variance = self.mlp.denoise(x, z + time).float().chunk(2, dim=-1)
-            return eps, variance
-        both = self.mlp.denoise(torch.cat([x, x]), torch.cat([z, z_null]) + time).float()
-        (eps, variance), (eps_null, _) = (half.chunk(2, dim=-1) for half in both.chunk(2))
-        return guided(eps, eps_null, guidance), variance
+    def _predict(self, x: Tensor, modulation: list[Modulation], guidance: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, n, C) -> guided eps and the conditional variance; the modulation is of B, or of 2B for a guided pair."""
+        paired = len(modulation[0][0]) == 2 * len(x)
+        made = self.mlp.denoise(torch.cat([x, x]) if paired else x, modulation).float()
+        eps, variance = made[: len(x)].chunk(2, dim=-1)
+        return guided(eps, made[len(x) :].chunk(2, dim=-1)[0] if paired else None, guidance), variance
 
 
 def posterior(

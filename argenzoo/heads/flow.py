@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 from argenzoo.errors import ArgenzooError
 from argenzoo.guidance import guided
-from argenzoo.heads.mlp import DenoisingMLP
+from argenzoo.heads.mlp import DenoisingMLP, Modulation
 from argenzoo.protocols import Progress, TokenSpace
 from argenzoo.registry import Config as PartConfig
 from argenzoo.rng import Draws, GlobalRng
@@ -76,19 +75,21 @@ class Flow(nn.Module):
         rng = rng or GlobalRng(len(z), z.device)
         x = options.temperature * rng.normal(*z.shape[1:-1], self.token_dim)
         times = torch.linspace(1, 0, options.num_steps + 1, device=z.device)
-        embedded = self.mlp.embed_time(TIMES * times)  # (T + 1, width)
         both = self.mlp.z_embed(z if z_null is None else torch.cat([z, z_null]))
-        for i, j in pairwise(range(len(times))):
-            length = times[j] - times[i]
-            velocity = self._velocity(x, embedded[i], both, guidance)
-            if options.solver == "heun" and j < options.num_steps:
-                velocity = (velocity + self._velocity(x + length * velocity, embedded[j], both, guidance)) / 2
-            x = x + length * velocity
+        modulations = self.mlp.along(self.mlp.embed_time(TIMES * times[:-1]), both)
+        now: list[Modulation] | None = next(modulations)
+        for length in times.diff():
+            assert now is not None
+            after = next(modulations, None)
+            velocity = self._velocity(x, now, guidance)
+            if options.solver == "heun" and after is not None:
+                velocity = (velocity + self._velocity(x + length * velocity, after, guidance)) / 2
+            x, now = x + length * velocity, after
         return x
 
-    def _velocity(self, x: Tensor, time: Tensor, both: Tensor, guidance: Tensor) -> Tensor:
-        """(B, n, C), guided where ``both`` is (2B, n, width): z and z_null, embedded."""
-        paired = len(both) == 2 * len(x)
-        made = self.mlp.denoise(torch.cat([x, x]) if paired else x, both + time).float()
+    def _velocity(self, x: Tensor, modulation: list[Modulation], guidance: Tensor) -> Tensor:
+        """(B, n, C); guided where the modulation is of a pair, 2B."""
+        paired = len(modulation[0][0]) == 2 * len(x)
+        made = self.mlp.denoise(torch.cat([x, x]) if paired else x, modulation).float()
         cond, null = made.chunk(2) if paired else (made, None)
         return guided(cond, null, guidance)

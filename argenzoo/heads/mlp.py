@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+ROWS = 1024  # of a product that makes modulations
+Modulation = tuple[Tensor, ...]  # what AdaLN takes: (shift, scale, gate), or (shift, scale)
 
 
 class ResidualBlock(nn.Module):
@@ -18,8 +22,8 @@ class ResidualBlock(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
         self.modulation = nn.Linear(width, 3 * width)
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        shift, scale, gate = self.modulation(F.silu(y)).chunk(3, dim=-1)
+    def forward(self, x: Tensor, modulation: Modulation) -> Tensor:
+        shift, scale, gate = modulation
         return x + gate * self.mlp(self.norm(x) * (1 + scale) + shift)
 
 
@@ -47,7 +51,7 @@ class DenoisingMLP(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, z: Tensor) -> Tensor:
         """x (M, C), t (M,), z (M, D) -> (M, out_dim)."""
-        return self.denoise(x, self.embed_time(t) + self.z_embed(z))
+        return self.denoise(x, self.modulations(self.embed_time(t) + self.z_embed(z)))
 
     def embed_time(self, t: Tensor) -> Tensor:
         """(M,) timesteps -> (M, width)."""
@@ -56,13 +60,33 @@ class DenoisingMLP(nn.Module):
         angles = t[:, None].float() * frequencies
         return self.time_embed(torch.cat([angles.cos(), angles.sin()], dim=-1))
 
-    def denoise(self, x: Tensor, y: Tensor) -> Tensor:
-        """``forward`` with time and z already embedded and added, y (M, width)."""
+    def modulations(self, y: Tensor) -> list[Modulation]:
+        """Of every block and the output, from time and z, embedded and added, y (..., width): x is not among what they depend on."""
+        y = F.silu(y)
+        blocks = [block.modulation(y).chunk(3, dim=-1) for block in self.blocks]  # type: ignore[operator]
+        return [*blocks, self.out_modulation(y).chunk(2, dim=-1)]
+
+    def denoise(self, x: Tensor, modulations: Sequence[Modulation]) -> Tensor:
+        """``forward`` with the modulations at hand, each (M, width)."""
+        *own, (shift, scale) = modulations
         x = self.in_proj(x)
-        for block in self.blocks:
-            x = block(x, y)
-        shift, scale = self.out_modulation(F.silu(y)).chunk(2, dim=-1)
+        for block, modulation in zip(self.blocks, own, strict=True):
+            x = block(x, modulation)
         return self.out_proj(F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift)
+
+    def along(self, times: Tensor, z: Tensor) -> Iterator[list[Modulation]]:
+        """The modulations at one time after another, for z (..., width) embedded: those of many times in one product.
+
+        So the modulations' weights, more than half of the network's, are read once for ``ROWS`` rows, not once a time.
+
+        Args:
+            times: (T, width), embedded.
+        """
+        rows = z.shape[:-1].numel()
+        for some in times.split(max(1, ROWS // rows)):
+            made = self.modulations(z + some.view(-1, *[1] * (z.dim() - 1), z.shape[-1]))  # (t, ..., width) each
+            for i in range(len(some)):
+                yield [tuple(part[i] for part in modulation) for modulation in made]
 
     def _init(self) -> None:
         """Xavier; time from N(0, 0.02^2); every modulation and the output start at zero, so the network starts as the identity."""
