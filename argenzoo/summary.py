@@ -126,8 +126,8 @@ class Stage:
 
 def sampling_flops(model: ARModel) -> float:
     """The plain loop's, with the recipe's options."""
-    tokens = model.tokenizer.space.num_tokens
-    return generator_flops(model, is_paired(model)) + head_stage(model).flops * tokens
+    stages = generator_stages(model, is_paired(model))
+    return sum(step.flops + step.positions * head.flops for step, head in zip(stages, head_stages(model, len(stages)), strict=True))
 
 
 def generator_flops(model: ARModel, paired: bool) -> float:
@@ -140,14 +140,21 @@ def is_paired(model: ARModel) -> bool:
     return bool(model.sampling.guidance.guidance != 1)
 
 
+def head_stages(model: ARModel, steps: int) -> list[Stage]:
+    """Of one token at every step: a head's work is the same for every token of a step, and changes evenly over the steps, if it does."""
+    first, last = (head_stage(model, step, steps) for step in (0, steps - 1))
+    flops, weights = np.linspace(first.flops, last.flops, steps), np.linspace(first.weights, last.weights, steps)
+    return [Stage(*pair, 0, 1) for pair in zip(flops.tolist(), weights.tolist(), strict=True)]
+
+
 @torch.no_grad()
-def head_stage(model: ARModel) -> Stage:
-    """Of one token; a head's work is the same for every one."""
+def head_stage(model: ARModel, step: int, steps: int) -> Stage:
+    """Of one token at a step."""
     options, tokens = model.sampling, model.tokenizer.space.num_tokens
     with counting(model) as one:
         z = torch.empty(1, 1, model.generator.dim, device=META)
         null, scale = z if is_paired(model) else None, torch.empty((), device=META)
-        model.head.sample(z, null, scale, options.head, Progress(0, 1, 1, tokens), GlobalRng(1, META))
+        model.head.sample(z, null, scale, options.head, Progress(step, steps, 1, tokens), GlobalRng(1, META))
     return Stage(one.flops, one.weights, one.attended, 1)
 
 

@@ -65,7 +65,7 @@ ONLY = {
     "scipy": {"comparison"},
     "matplotlib": {"comparison"},
     "jinja2": {"comparison"},
-    "diffusers": {"hub", "tokenizers"},
+    "diffusers": {"heads", "hub", "tokenizers"},
     "huggingface_hub": {"data", "hub", "weights"},
     "datasets": {"data"},
     "pyarrow": {"data"},

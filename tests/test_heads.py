@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from conftest import tiny_model
 
 from argenzoo.errors import ArgenzooError
 from argenzoo.guidance import Guidance, guided
@@ -16,6 +17,7 @@ from argenzoo.heads.mlp import DenoisingMLP
 from argenzoo.heads.schedule import noise_schedule, respaced
 from argenzoo.protocols import Progress, TokenSpace
 from argenzoo.rng import GlobalRng, Rng
+from argenzoo.summary import head_stages
 
 IDS, VECTORS = TokenSpace(((4, 4),), 8, 50), TokenSpace(((4, 4),), 2)
 
@@ -99,13 +101,37 @@ def test_a_head_of_vectors_learns_a_distribution(kind: type, options: dict):
     assert (draw(temperature=0.5).std(0) < made.std(0)).all()
 
 
-class Straight(torch.nn.Module):
-    """The velocity of flow matching where tokens are N(mean, std^2): its paths end at mean + std * noise."""
+def test_steps_fall_along_the_order():
+    """``last_steps`` in the last step of the order: the network is asked as often, and FLOPs are counted so."""
+    options = Diffusion.Sampling(num_steps=20, last_steps=5)
+    assert [options.steps_at(Progress(step, 4, 1, 16)) for step in range(4)] == [20, 15, 10, 5]
+    assert options.steps_at(Progress(0, 1, 16, 16)) == 20
+    head = Diffusion(Diffusion.Config(width=16, depth=1), VECTORS, 3)
+    asked: list[int] = []
+    head.mlp.in_proj.register_forward_hook(lambda module, inputs, out: asked.append(1))
+    for step in range(4):
+        head.sample(torch.randn(2, 4, 3), None, torch.tensor(1.0), options, Progress(step, 4, 1, 16), Rng(0, range(2)))
+    assert len(asked) == 50
+    model = tiny_model("fruit_mar", {"sampling.head": {"num_steps": 20, "last_steps": 5}, "sampling.order.num_steps": 4}).to("meta")
+    stages = head_stages(model, 4)
+    assert [stage.flops / stages[3].flops for stage in stages] == pytest.approx([4, 3, 2, 1], rel=0.05)
+
+
+def test_options_without_effect():
+    head = Diffusion(Diffusion.Config(width=16, depth=1), VECTORS, 3)
+    head.check(Diffusion.Sampling(solver="dpm", num_steps=20))
+    for options, words in (({"temperature": 0.9}, "temperature has no effect"), ({"num_steps": 500}, "at most 200 steps, not 500")):
+        with pytest.raises(ArgenzooError, match=words):
+            head.check(Diffusion.Sampling(**{"solver": "dpm", "num_steps": 20, **options}))
+
+
+class Known(torch.nn.Module):
+    """In the place of a denoising MLP: what is best where tokens are N(mean, std^2), whose paths end at mean + std * noise."""
 
     mean, std = 1.5, 0.3
 
     def embed_time(self, t: torch.Tensor) -> torch.Tensor:
-        return t[:, None] / 1000
+        return t[:, None].float()
 
     def z_embed(self, z: torch.Tensor) -> torch.Tensor:
         return torch.zeros(*z.shape[:-1], 1)
@@ -113,11 +139,54 @@ class Straight(torch.nn.Module):
     def along(self, times: torch.Tensor, z: torch.Tensor) -> Iterator[list[tuple[torch.Tensor, ...]]]:
         return ([(z + t,)] for t in times)
 
+
+class Straight(Known):
+    """The velocity of flow matching, E[noise - token | x]."""
+
     def denoise(self, x: torch.Tensor, modulations: list[tuple[torch.Tensor, ...]]) -> torch.Tensor:
-        """E[noise - token | x]."""
-        t = modulations[0][0]
+        t = modulations[0][0] / 1000
         variance = (1 - t) ** 2 * self.std**2 + t**2
         return (t - (1 - t) * self.std**2) / variance * (x - (1 - t) * self.mean) - self.mean
+
+
+def head_error(head: torch.nn.Module, options: object) -> float:
+    """How far a head of ``Known`` ends from the paths' ends."""
+    noise = Rng(0, range(40)).normal(3, 2)
+    made = head.sample(torch.zeros(40, 3, 2), None, torch.tensor(1.0), options, rng=Rng(0, range(40)))
+    return float((made - (Known.mean + Known.std * noise)).abs().max())
+
+
+def test_flow_follows_the_path_to_the_order_of_its_solver():
+    head = Flow(Flow.Config(width=8, depth=1), VECTORS, 2)
+    head.mlp = Straight()
+
+    def error(solver: str, num_steps: int) -> float:
+        return head_error(head, Flow.Sampling(solver=solver, num_steps=num_steps))
+
+    assert 1.7 < error("euler", 50) / error("euler", 100) < 2.3
+    assert 3.2 < error("heun", 50) / error("heun", 100) < 4.8
+    assert error("heun", 50) < 0.01
+
+
+class Noisy(Known):
+    """The noise, and a variance at its lower bound, on the cosine schedule."""
+
+    def denoise(self, x: torch.Tensor, modulations: list[tuple[torch.Tensor, ...]]) -> torch.Tensor:
+        t = modulations[0][0].long()
+        scale, sigma = noise_schedule().sqrt_alpha_bar[t], noise_schedule().sqrt_one_minus_alpha_bar[t]
+        eps = sigma * (x - scale * self.mean) / ((scale * self.std) ** 2 + sigma**2)
+        return torch.cat([eps, -torch.ones_like(eps)], dim=-1)
+
+
+def test_dpm_follows_the_path_to_second_order():
+    head = Diffusion(Diffusion.Config(width=8, depth=1), VECTORS, 2)
+    head.mlp = Noisy()
+
+    def error(num_steps: int) -> float:
+        return head_error(head, Diffusion.Sampling(solver="dpm", num_steps=num_steps))
+
+    assert error(10) > 3 * error(20) > 9 * error(40)
+    assert error(40) < 0.01
 
 
 @pytest.mark.parametrize("rows", [1, 5, 100])
@@ -134,21 +203,6 @@ def test_modulations_of_many_times_are_those_of_each(rows: int, monkeypatch: pyt
     for one, time in zip(made, t, strict=True):
         by_hand = mlp(x.flatten(0, 1), time.expand(8), z.flatten(0, 1)).view(4, 2, 4)
         torch.testing.assert_close(one, by_hand)
-
-
-def test_flow_follows_the_path_to_the_order_of_its_solver():
-    head = Flow(Flow.Config(width=8, depth=1), VECTORS, 2)
-    head.mlp = Straight()
-    noise = Rng(0, range(4)).normal(3, 2)
-
-    def error(solver: str, num_steps: int) -> float:
-        options = Flow.Sampling(solver=solver, num_steps=num_steps)
-        made = head.sample(torch.zeros(4, 3, 2), None, torch.tensor(1.0), options, rng=Rng(0, range(4)))
-        return float((made - (Straight.mean + Straight.std * noise)).abs().max())
-
-    assert 1.7 < error("euler", 50) / error("euler", 100) < 2.3
-    assert 3.2 < error("heun", 50) / error("heun", 100) < 4.8
-    assert error("heun", 50) < 0.01
 
 
 def test_flow_guides_the_velocity():

@@ -9,7 +9,7 @@ import torch
 from argenzoo.benchmarking.machine import Machine
 from argenzoo.counting import counting
 from argenzoo.recipe import Recipe
-from argenzoo.summary import META, cost, generator_stages, head_stage, is_paired, parameters_by_part, parts_of
+from argenzoo.summary import META, cost, generator_stages, head_stages, is_paired, parameters_by_part, parts_of
 
 BYTES = {"fp32": 4, "bf16": 2}  # of a weight, a key, a value, where a product reads it
 UPDATE = 1 + 1 + 1 + 7  # a parameter is read forward and backward, its gradient written; AdamW reads four numbers and writes three
@@ -50,8 +50,8 @@ def sampling_stages(recipe: Recipe, batch: int, precision: str) -> list[tuple[fl
     """(FLOPs, bytes), step by step: a step reads its weights once, whatever the batch, and the keys and values of each picture."""
     _, model = parts_of(recipe)
     assert model is not None
-    head, size, stages = head_stage(model), BYTES[precision], []
-    for step in generator_stages(model, is_paired(model)):
+    size, steps, stages = BYTES[precision], generator_stages(model, is_paired(model)), []
+    for step, head in zip(steps, head_stages(model, len(steps)), strict=True):
         stages.append((batch * step.flops, size * (step.weights + batch * step.attended)))
         stages.append((batch * step.positions * head.flops, size * head.weights))
     return stages

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -11,7 +12,8 @@ from torch import Tensor, nn
 from argenzoo.errors import ArgenzooError
 from argenzoo.guidance import guided
 from argenzoo.heads.mlp import DenoisingMLP, Modulation
-from argenzoo.heads.schedule import NoiseSchedule, noise_schedule
+from argenzoo.heads.schedule import NoiseSchedule, noise_schedule, posterior
+from argenzoo.heads.solvers import MOST, SOLVERS
 from argenzoo.protocols import Progress, TokenSpace
 from argenzoo.registry import Config as PartConfig
 from argenzoo.rng import Draws, GlobalRng
@@ -29,8 +31,16 @@ class Diffusion(nn.Module):
 
     class Sampling(PartConfig):
         num_steps: int = Field(100, ge=2, le=1000, description="denoising steps, respaced from 1000")
+        last_steps: int | None = Field(None, ge=2, le=1000, description="in the order's last step; num_steps in the first, evenly between")
+        solver: Literal["ancestral", "dpm"] = Field("ancestral", description="dpm: DPM-Solver++, for 10 to 25 steps")
         temperature: float = Field(1.0, ge=0, description="multiplies the noise injected at each step")
         clip: float | None = Field(None, gt=0, description="bound of the predicted clean token; off in MAR, steadies a short training")
+
+        def steps_at(self, progress: Progress | None) -> int:
+            """Denoising steps at a step of the order: later sets, of which more is known, need fewer (DiSA, arXiv 2505.20297)."""
+            if self.last_steps is None or progress is None:
+                return self.num_steps
+            return round(self.num_steps + (self.last_steps - self.num_steps) * progress.step / max(progress.steps - 1, 1))
 
     def __init__(self, config: Config, space: TokenSpace, dim: int) -> None:
         super().__init__()
@@ -41,6 +51,14 @@ class Diffusion(nn.Module):
             )
         self.config, self.token_dim = config, space.dim
         self.mlp = DenoisingMLP(space.dim, dim, 2 * space.dim, config.width, config.depth)
+
+    def check(self, options: Sampling) -> None:
+        """Raises ArgenzooError where the solver has no use for an option, or no room for so many steps."""
+        if options.solver == "dpm" and options.temperature != 1:
+            raise ArgenzooError("head.temperature has no effect with head.solver=dpm, which injects no noise: leave it at 1")
+        most = max(options.num_steps, options.last_steps or 0)
+        if options.solver == "dpm" and most > MOST:
+            raise ArgenzooError(f"head.solver=dpm takes at most {MOST} steps, not {most}: 10 to 25 are its purpose")
 
     def loss(self, z: Tensor, tokens: Tensor, rng: Draws | None = None) -> Tensor:
         """z (M, D), tokens (M, C) -> (M,): eps error plus variational bound, averaged over ``batch_mul`` timesteps."""
@@ -71,17 +89,14 @@ class Diffusion(nn.Module):
         progress: Progress | None = None,
         rng: Draws | None = None,
     ) -> Tensor:
-        """(B, n, D) -> vectors (B, n, C) by ancestral sampling on the respaced schedule; guidance acts on eps alone."""
+        """(B, n, D) -> vectors (B, n, C); guidance acts on eps alone."""
         rng, shape = rng or GlobalRng(len(z), z.device), (*z.shape[1:-1], self.token_dim)
-        schedule = noise_schedule(options.num_steps, z.device)
+        solver = SOLVERS[options.solver](options.steps_at(progress), options.temperature, options.clip, z.device)
         both = self.mlp.z_embed(z if z_null is None else torch.cat([z, z_null]))
-        modulations = self.mlp.along(self.mlp.embed_time(schedule.timesteps.flip(0)), both)
-        x = rng.normal(*shape)
-        noises = rng.normal(options.num_steps - 1, *shape) if options.temperature else None
-        for i, modulation in zip(reversed(range(options.num_steps)), modulations, strict=True):
+        x = solver.start(rng, shape)
+        for i, modulation in enumerate(self.mlp.along(self.mlp.embed_time(solver.timesteps), both)):
             eps, variance = self._predict(x, modulation, guidance)
-            mean, log_variance = posterior(schedule, eps, variance, x, i, options.clip)
-            x = mean if noises is None or i == 0 else mean + (0.5 * log_variance).exp() * options.temperature * noises[:, i - 1]
+            x = solver.step(i, eps, variance, x)
         return x
 
     def _predict(self, x: Tensor, modulation: list[Modulation], guidance: Tensor) -> tuple[Tensor, Tensor]:
@@ -90,21 +105,6 @@ class Diffusion(nn.Module):
         made = self.mlp.denoise(torch.cat([x, x]) if paired else x, modulation).float()
         eps, variance = made[: len(x)].chunk(2, dim=-1)
         return guided(eps, made[len(x) :].chunk(2, dim=-1)[0] if paired else None, guidance), variance
-
-
-def posterior(
-    schedule: NoiseSchedule, eps: Tensor, variance: Tensor, x: Tensor, t: Tensor | int, clip: float | None = None
-) -> tuple[Tensor, Tensor]:
-    """Mean and log-variance of p(x_{t-1} | x_t); ``variance`` in [-1, 1] interpolates the log-variance between its bounds."""
-
-    def at(table: Tensor) -> Tensor:
-        return table[t, None] if isinstance(t, Tensor) else table[t]
-
-    x0 = at(schedule.sqrt_recip_alpha_bar) * x - at(schedule.sqrt_recip_minus_one) * eps
-    x0 = x0 if clip is None else x0.clamp(-clip, clip)
-    mean = at(schedule.posterior_mean_x0) * x0 + at(schedule.posterior_mean_xt) * x
-    fraction = (variance + 1) / 2
-    return mean, fraction * at(schedule.log_beta) + (1 - fraction) * at(schedule.posterior_log_variance)
 
 
 def variational_bound(schedule: NoiseSchedule, eps: Tensor, variance: Tensor, x: Tensor, x0: Tensor, t: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ def respaced(num_steps: int, steps: int = 1000) -> list[int]:
     return [round(i * stride) for i in range(num_steps)]
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=64)
 def noise_schedule(num_steps: int = 1000, device: torch.device | str = "cpu", steps: int = 1000) -> NoiseSchedule:
     """The full schedule, or one of ``num_steps`` of its ``steps`` whose betas are those between the kept timesteps."""
     timesteps = respaced(num_steps, steps)
@@ -65,3 +65,18 @@ def noise_schedule(num_steps: int = 1000, device: torch.device | str = "cpu", st
         "log_beta": beta.log(),
     }
     return NoiseSchedule(torch.tensor(timesteps, device=device), **{name: table.float().to(device) for name, table in tables.items()})
+
+
+def posterior(
+    schedule: NoiseSchedule, eps: Tensor, variance: Tensor, x: Tensor, t: Tensor | int, clip: float | None = None
+) -> tuple[Tensor, Tensor]:
+    """Mean and log-variance of p(x_{t-1} | x_t); ``variance`` in [-1, 1] interpolates the log-variance between its bounds."""
+
+    def at(table: Tensor) -> Tensor:
+        return table[t, None] if isinstance(t, Tensor) else table[t]
+
+    x0 = at(schedule.sqrt_recip_alpha_bar) * x - at(schedule.sqrt_recip_minus_one) * eps
+    x0 = x0 if clip is None else x0.clamp(-clip, clip)
+    mean = at(schedule.posterior_mean_x0) * x0 + at(schedule.posterior_mean_xt) * x
+    fraction = (variance + 1) / 2
+    return mean, fraction * at(schedule.log_beta) + (1 - fraction) * at(schedule.posterior_log_variance)
