@@ -124,3 +124,108 @@ def test_mistakes(settings: dict, words: str):
         bench(["fruit_raster"], {}, Settings(**settings))
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+THEIRS = {  # stand-ins of the authors' repositories: the names, arguments and habits that an adapter depends on
+    "fruit_raster": {
+        "autoregressive/models/gpt.py": """
+from dataclasses import dataclass
+import torch
+from utils.drop_path import DropPath
+@dataclass
+class ModelArgs:
+    dim: int = 4096
+    n_layer: int = 32
+    n_head: int = 32
+    cls_token_num: int = 1
+    vocab_size: int = 16384
+    block_size: int = 256
+class Transformer(torch.nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.output = torch.nn.Linear(config.dim, config.vocab_size)
+""",
+        "utils/drop_path.py": "DropPath = None",
+        "autoregressive/models/generate.py": """
+import torch
+def generate(model, cond, max_new_tokens, emb_masks=None, cfg_scale=1.0, cfg_interval=-1, **sampling_kwargs):
+    assert (model.config.dim, model.config.n_layer, model.config.vocab_size, max_new_tokens) == (32, 2, 32, 16)
+    assert sampling_kwargs == {"temperature": 1.0, "top_k": 20, "top_p": 1.0, "sample_logits": True} and cfg_scale == 2.0
+    print("talk " * 100_000)
+    return torch.zeros(len(cond), max_new_tokens, dtype=torch.int)
+""",
+        "tokenizer/tokenizer_image/vq_model.py": """
+import torch
+class VQ(torch.nn.Module):
+    def __init__(self, codebook_size, codebook_embed_dim):
+        super().__init__()
+    def decode_code(self, code, shape):
+        assert shape == [2, 8, 4, 4]
+VQ_models = {"VQ-4": VQ}
+""",
+    },
+    "fruit_var": {
+        "models/__init__.py": """
+import torch
+def build_vae_var(device, patch_nums, depth, shared_aln, attn_l2_norm, V=4096):
+    torch.nn.Linear.reset_parameters = lambda self: None
+    assert (patch_nums, depth, shared_aln, attn_l2_norm) == ((1, 2, 4), 2, False, True)
+    return None, Model()
+class Model(torch.nn.Module):
+    def autoregressive_infer_cfg(self, B, label_B, g_seed=None, cfg=1.5, top_k=0, top_p=0.0):
+        assert (B, len(label_B), cfg, top_k, top_p) == (2, 2, 2.0, 20, 0.0)
+""",
+        "models/var.py": "",
+    },
+    "fruit_mar": {
+        "models/__init__.py": "",
+        "models/mar.py": """
+import torch
+class MAR(torch.nn.Module):
+    def __init__(self, img_size, vae_stride, patch_size, encoder_embed_dim, encoder_depth, encoder_num_heads, decoder_embed_dim,
+                 decoder_depth, decoder_num_heads, norm_layer, vae_embed_dim, buffer_size, diffloss_d, diffloss_w, num_sampling_steps):
+        super().__init__()
+        assert (encoder_depth, diffloss_w, num_sampling_steps, buffer_size) == (2, 32, "4", 3)
+    def sample_tokens(self, bsz, num_iter=64, cfg=1.0, cfg_schedule="linear", labels=None):
+        assert (num_iter, cfg) == (5, 3.0)
+        return torch.zeros(bsz).cuda()
+""",
+    },
+}
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    for file, text in THEIRS[request.param].items():
+        (tmp_path / "theirs" / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "theirs" / file).write_text(text)
+    (tmp_path / f"{request.param}.yaml").write_text(tiny(request.param).yaml())
+    return tmp_path
+
+
+@pytest.mark.parametrize("checkout", THEIRS, indirect=True)
+def test_an_authors_code_is_timed_in_turn(checkout: Path, capsys: pytest.CaptureFixture):
+    """In a process of its own: what it does to torch is not done to ours, and what it prints is no answer."""
+    reset, recipe = torch.nn.Linear.reset_parameters, next(checkout.glob("*.yaml"))
+    options = ["--batch", "2", "--rounds", "2", "--peer", str(checkout / "theirs"), "--out", str(checkout / "out")]
+    assert main(["bench", str(recipe), *options]) == 0
+    text, made = capsys.readouterr().out, json.loads((checkout / "out" / "bench.json").read_text())
+    assert torch.nn.Linear.reset_parameters is reset
+    theirs = [row for row in made["rows"] if row["peer"]]
+    assert len(theirs) == len(made["rows"]) - 3 > 0
+    assert all(len(row["seconds"]) == 2 for row in theirs)
+    assert len([line for line in text.splitlines() if "times as fast as" in line]) == len(theirs)
+
+
+@pytest.mark.parametrize("checkout", ["fruit_mar"], indirect=True)
+def test_an_authors_code_that_does_not_run(checkout: Path, capsys: pytest.CaptureFixture):
+    (checkout / "theirs" / "models" / "mar.py").write_text("import torch\nimport nowhere_to_be_found\n")
+    words = ["bench", str(checkout / "fruit_mar.yaml"), "--kinds", "tokens", "--rounds", "1", "--peer"]
+    for peer, expected in (
+        (checkout / "theirs", "MAR's code does not run here: ModuleNotFoundError: No module named 'nowhere_to_be_found'"),
+        (checkout, "no models/mar.py there; for 'fruit_mar' name a checkout of MAR's repository"),
+    ):
+        assert main([*words, str(peer)]) == 2
+        error = capsys.readouterr().err
+        assert expected in error.splitlines()[-1]

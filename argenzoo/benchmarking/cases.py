@@ -26,12 +26,13 @@ Run = Callable[[], object]
 
 @dataclass(frozen=True)
 class Case:
-    """One row of the table. ``kind``: tokens, pictures or training."""
+    """One row of the table. ``kind``: tokens, pictures or training; ``peer``: whose code, where it is not ours."""
 
     name: str
     kind: str
     batch: int
     precision: str
+    peer: str = ""
 
     def least(self, recipe: Recipe, machine: Machine) -> Work:
         return KINDS[self.kind].least(recipe, self.batch, self.precision, machine)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from statistics import median
@@ -15,6 +16,7 @@ from tqdm import tqdm
 
 from argenzoo.benchmarking.cases import KINDS, Case
 from argenzoo.benchmarking.machine import DTYPES, Machine, measure
+from argenzoo.benchmarking.peers import PeerRun, peer_of
 from argenzoo.benchmarking.timing import interleaved, peak
 from argenzoo.benchmarking.work import Work
 from argenzoo.build import build_model
@@ -38,6 +40,7 @@ class Settings:
     precisions: list[str] = field(default_factory=lambda: ["fp32"])
     rounds: int = 5
     device: str | None = None
+    peer: Path | None = None
 
     def check(self) -> None:
         """Raises ArgenzooError on what can't be timed."""
@@ -74,11 +77,13 @@ def bench(sources: Sequence[str], overrides: dict[str, Any], settings: Settings,
     models = {source: build_model(source, overrides, device) for source in sources}
     if len(models) < len(sources):
         raise ArgenzooError("a model is named twice")
-    chosen = product(sources, settings.kinds, settings.batches, settings.precisions)
-    cases = [Case(*choice) for choice in chosen]
+    if settings.peer is not None:
+        for model in models.values():
+            peer_of(settings.peer, recipe_of(model))
+    cases = [Case(*choice) for choice in product(sources, settings.kinds, settings.batches, settings.precisions)]
     machine = measure(device, settings.precisions)
-    rows = timed(cases, models, machine, settings.rounds, device)
-    text = table(rows, machine)
+    rows = timed(cases, models, machine, settings, device)
+    text = "\n".join([table(rows, machine), *ratios(rows)])
     if out is not None:
         facts = {
             "machine": machine.dump(),
@@ -92,21 +97,25 @@ def bench(sources: Sequence[str], overrides: dict[str, Any], settings: Settings,
     return text
 
 
-def timed(cases: Sequence[Case], models: dict[str, ARModel], machine: Machine, rounds: int, device: torch.device) -> list[Row]:
-    """Memory in a run of its own, then all cases in turn."""
+def timed(cases: Sequence[Case], models: dict[str, ARModel], machine: Machine, settings: Settings, device: torch.device) -> list[Row]:
+    """Memory in a run of its own, then all cases in turn, an author's right after ours."""
     recipes = {name: recipe_of(model) for name, model in models.items()}
-    runs = {case: case.prepared(models[case.name]) for case in cases}
-    with tqdm(total=len(cases) * (rounds + 2), desc="timing", unit="run") as bar:
-
-        def step() -> None:
+    runs: dict[Case, Callable[[], object]] = {}
+    memory: dict[Case, int | None] = {}
+    total = len(cases) * (settings.rounds + 2)
+    with ExitStack() as stack, tqdm(total=total, desc="timing", unit="run") as bar:
+        for case in cases:
+            runs[case] = case.prepared(models[case.name])
+            memory[case] = peak(runs[case], device)
             bar.update()
-
-        memory: dict[Case, int | None] = {}
-        for case, run in runs.items():
-            memory[case] = peak(run, device)
-            step()
-        seconds = interleaved(runs, rounds, device, step)
-    return [Row(case, seconds[case], memory[case], case.least(recipes[case.name], machine)) for case in cases]
+            if settings.peer is not None and case.kind in peer_of(settings.peer, recipes[case.name]).kinds:
+                run = PeerRun(settings.peer, recipes[case.name], case.kind, case.batch, case.precision, device)
+                stack.callback(run.close)
+                runs[replace(case, peer=run.name)] = run
+                total += settings.rounds + 1
+                bar.total = total
+        seconds = interleaved(runs, settings.rounds, device, bar.update)
+    return [Row(case, seconds[case], memory.get(case), case.least(recipes[case.name], machine)) for case in runs]
 
 
 def recipe_of(model: ARModel) -> Recipe:
@@ -126,12 +135,24 @@ def table(rows: Sequence[Row], machine: Machine) -> str:
     return f"{machine.hardware}: {machine.bandwidth / 1e9:,.1f} GB/s copied, {rates} (measured)\n\n{body}\n"
 
 
+def ratios(rows: Sequence[Row]) -> list[str]:
+    """A line a case that an author's code was timed for: how many times as fast ours is, over the rounds."""
+    ours = {row.case: row for row in rows if not row.case.peer}
+    lines = []
+    for row in (row for row in rows if row.case.peer):
+        own = ours[replace(row.case, peer="")]
+        times = sorted(theirs / mine for theirs, mine in zip(row.seconds, own.seconds, strict=True))
+        what = f"{row.case.name}, {KINDS[row.case.kind].words}, batch {row.case.batch}, {row.case.precision}"
+        lines.append(f"{what}: {median(times):.2f} times as fast as {row.case.peer}'s code ({times[0]:.2f} to {times[-1]:.2f})\n")
+    return lines
+
+
 def cells(row: Row) -> list[str]:
     """``at least``: what the machine's measured speeds allow; ``reached``: that over the median."""
     middle, case, work = median(row.seconds), row.case, row.work
     bound = f"bytes, {work.bytes_share:.0%}" if work.bytes_share > 0.5 else f"FLOPs, {1 - work.bytes_share:.0%}"
     return [
-        case.name,
+        case.name + (f", {case.peer}'s code" if case.peer else ""),
         KINDS[case.kind].words,
         f"{case.batch}",
         case.precision,

@@ -6,6 +6,7 @@ import argparse
 import re
 from collections.abc import Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from argenzoo.commands.common import say
@@ -104,6 +105,7 @@ def add_bench(commands: Any) -> None:
     bench.add_argument("--precision", default="fp32", help="fp32, bf16, or both: fp32,bf16")
     bench.add_argument("--rounds", type=int, default=5, help="in which all cases are timed in turn, after one that warms up")
     bench.add_argument("--device", help="default: the GPU where there is one")
+    bench.add_argument("--peer", metavar="PATH", help="a checkout of the author's repository, to be timed in turn with ours")
     bench.add_argument("--out", metavar="FOLDER", help="for bench.json and bench.md")
 
 
@@ -158,7 +160,8 @@ def bench_command(arguments: argparse.Namespace) -> None:
         batches = [int(number) for number in arguments.batch.split(",")]
     except ValueError:
         raise ArgenzooError(f"--batch {arguments.batch}: expected numbers, such as 1,8") from None
-    settings = Settings(arguments.kinds.split(","), batches, arguments.precision.split(","), arguments.rounds, arguments.device)
+    peer = None if arguments.peer is None else Path(arguments.peer)
+    settings = Settings(arguments.kinds.split(","), batches, arguments.precision.split(","), arguments.rounds, arguments.device, peer)
     print(bench(names, parse_overrides(pairs), settings, arguments.out))
 
 
