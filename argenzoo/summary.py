@@ -11,10 +11,12 @@ import torch
 
 from argenzoo.build import assemble, make_tokenizer
 from argenzoo.counting import counting
+from argenzoo.layers.repeated import checkpointed
 from argenzoo.model import ARModel
 from argenzoo.protocols import Condition, Progress
-from argenzoo.recipe import Recipe, TrainConfig
+from argenzoo.recipe import Recipe
 from argenzoo.rng import GlobalRng, Rng
+from argenzoo.train_options import TrainConfig
 
 META = torch.device("meta")
 BACKWARD = 2  # times the forward pass
@@ -98,6 +100,8 @@ def training_pass(model: ARModel, quantile: float) -> tuple[float, float, int]:
     tokens = model.tokenizer.space.empty(1, META)
     context = model.tokenizer.context(tokens)
     model.network.train()
+    if model.recipe.train is not None and model.recipe.train.checkpointing:
+        checkpointed(model.network)
     with counting(model.network) as count:
         z, mask = model.generator(context, model.conditioner(example(model)), Quantile(quantile))
         rows = mask.numel() if mask.is_meta else int(mask.sum())

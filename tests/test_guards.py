@@ -16,8 +16,8 @@ from argenzoo.checkpoint import EMA, MODEL, checkpoints, resolve
 from argenzoo.errors import ArgenzooError
 from argenzoo.heads.cross_entropy import CrossEntropy
 from argenzoo.protocols import TokenSpace
-from argenzoo.recipe import TrainConfig
 from argenzoo.sampling.command import sample
+from argenzoo.train_options import TrainConfig
 from argenzoo.training.guards import Skips, check_pictures, check_tokens, ema_share, ema_warning
 from argenzoo.training.logs import read_log
 from argenzoo.training.memory import advice

@@ -28,6 +28,25 @@ def test_first_loss_is_ln_v():
     torch.testing.assert_close(loss, torch.full((5,), 50.0).log())
 
 
+def test_a_loss_in_chunks_is_the_loss():
+    """Value and gradients; of chunks that do not come out even. Of the logits no more than a chunk is kept."""
+    torch.manual_seed(0)
+    heads = [CrossEntropy(CrossEntropy.Config(init_std=0.1, chunk=chunk), IDS, 16) for chunk in (None, 4)]
+    heads[1].load_state_dict(heads[0].state_dict())
+    z, tokens, most = torch.randn(10, 16), torch.arange(10), []
+    for head in heads:
+        rows: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda tensor, rows=rows: rows.append(tensor.numel()) or tensor, lambda tensor: tensor
+        ):
+            loss = head.loss(z, tokens)
+        loss.square().sum().backward()
+        most.append(max(rows))
+    torch.testing.assert_close(heads[1].loss(z, tokens), heads[0].loss(z, tokens))
+    torch.testing.assert_close(heads[1].linear.weight.grad, heads[0].linear.weight.grad)
+    assert most[0] >= 10 * 50 > 4 * 50 >= most[1]
+
+
 def test_inverse_cdf_has_the_right_distribution_and_never_an_impossible_id():
     probabilities = torch.tensor([0.0, 0.5, 0.0, 0.2, 0.3, 0.0])
     count = 100_000

@@ -14,7 +14,8 @@ from argenzoo.build import build_model, build_tokenizer
 from argenzoo.checkpoint import EMA, MODEL, TOKENIZER, resolve
 from argenzoo.data.stream import Stream
 from argenzoo.errors import ArgenzooError
-from argenzoo.recipe import TrainConfig, load_recipe
+from argenzoo.recipe import load_recipe
+from argenzoo.train_options import TrainConfig
 from argenzoo.training.logs import read_log
 from argenzoo.training.player import make_optimizer
 from argenzoo.training.schedule import lr_factor, weight_decay

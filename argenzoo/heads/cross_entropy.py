@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from argenzoo.device import full_precision
 from argenzoo.errors import ArgenzooError
@@ -24,6 +25,7 @@ class CrossEntropy(nn.Module):
         bias: bool = False
         init_std: float = Field(0.0, ge=0, description="0: the first loss is exactly ln V (LlamaGen)")
         float32: bool = Field(False, description="logits in float32 under mixed precision (VAR)")
+        chunk: int | None = Field(None, ge=1, description="tokens whose logits are held at a time in training, made again for the gradient")
 
     class Sampling(PartConfig):
         """None is off. Temperature 0 is the most likely token."""
@@ -56,6 +58,12 @@ class CrossEntropy(nn.Module):
 
     def loss(self, z: Tensor, tokens: Tensor, rng: Draws | None = None) -> Tensor:
         """(M, D), ids (M,) -> -log p (M,), in nats."""
+        if self.config.chunk is None or len(z) <= self.config.chunk:
+            return self._loss(z, tokens)
+        pairs = zip(z.split(self.config.chunk), tokens.split(self.config.chunk), strict=True)
+        return torch.cat([checkpoint(self._loss, *pair, use_reentrant=False) for pair in pairs])
+
+    def _loss(self, z: Tensor, tokens: Tensor) -> Tensor:
         return F.cross_entropy(self.logits(z), tokens, reduction="none")
 
     def metrics(self, z: Tensor, tokens: Tensor) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from argenzoo.errors import ArgenzooError
-from argenzoo.recipe import TrainConfig
+from argenzoo.train_options import TrainConfig
 
 WINDOW = 200  # steps
 WARM = 0.01  # of the first weights may be left in an average

@@ -11,7 +11,8 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from argenzoo.errors import ArgenzooError
-from argenzoo.recipe import TrainConfig
+from argenzoo.layers.repeated import checkpointed, compiled
+from argenzoo.train_options import TrainConfig
 from argenzoo.training.schedule import lr_factor, weight_decay
 
 
@@ -45,6 +46,10 @@ class Player:
         self.module.to(accelerator.device)
         if self.config.ema is not None:
             self.ema = ModelEmaV3(self.module, self.config.ema, use_warmup=self.config.ema_warmup)
+        if self.config.checkpointing:  # of what is trained: the averages, a copy, have no backward pass
+            checkpointed(self.module)
+        if self.config.compile:
+            compiled(self.module)
         self.prepared, self.optimizer = accelerator.prepare(self.module, self.optimizer)
 
     @property

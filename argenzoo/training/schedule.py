@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from argenzoo.recipe import TrainConfig
+from argenzoo.train_options import TrainConfig
 
 
 def lr_factor(config: TrainConfig, step: int, steps: int) -> float:

@@ -11,8 +11,9 @@ from torch import Tensor
 from argenzoo.build import assemble, build_tokenizer, encoded
 from argenzoo.errors import ArgenzooError
 from argenzoo.model import ARModel, ARNetwork, evaluating
-from argenzoo.recipe import Recipe, TrainConfig
+from argenzoo.recipe import Recipe
 from argenzoo.rng import Draws
+from argenzoo.train_options import TrainConfig
 from argenzoo.training.player import Player
 
 

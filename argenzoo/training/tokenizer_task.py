@@ -13,8 +13,9 @@ from argenzoo.build import build_tokenizer, make_tokenizer, measure_scale
 from argenzoo.errors import ArgenzooError
 from argenzoo.losses.usage import counts_of, usage
 from argenzoo.model import evaluating
-from argenzoo.recipe import CodebookConfig, Recipe, TrainConfig
+from argenzoo.recipe import Recipe
 from argenzoo.rng import Draws
+from argenzoo.train_options import CodebookConfig, TrainConfig
 from argenzoo.training.codebook import CodebookWatch, start_from
 from argenzoo.training.objective import TokenizerObjective
 from argenzoo.training.player import Player

@@ -1,0 +1,48 @@
+"""What is done to every block of a network alike, whatever network it is: recomputing it in the backward pass, compiling it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from argenzoo.errors import ArgenzooError
+
+
+def blocks_of(module: nn.Module) -> Iterator[nn.Module]:
+    """The members of its lists of modules, not what is inside them."""
+    for child in module.children():
+        yield from child if isinstance(child, nn.ModuleList) else blocks_of(child)
+
+
+def checkpointed(module: nn.Module) -> None:
+    """Keep of every block its input alone, and do its forward pass again in the backward pass (arXiv 1604.06174).
+
+    Raises:
+        ArgenzooError: a module without blocks.
+    """
+    for block in some_blocks(module, "checkpointing"):
+        block.forward = partial(_recomputed, block, block.forward)
+
+
+def compiled(module: nn.Module) -> None:
+    """``torch.compile`` every block, at its first call: as many blocks of one shape are compiled once. Raises as ``checkpointed``."""
+    for block in some_blocks(module, "compile"):
+        block.compile()
+
+
+def some_blocks(module: nn.Module, setting: str) -> list[nn.Module]:
+    found = list(blocks_of(module))
+    if not found:
+        raise ArgenzooError(f"train.{setting} has no effect: this model has no list of blocks")
+    return found
+
+
+def _recomputed(block: nn.Module, forward: Any, *inputs: Any, **named: Any) -> Any:
+    if block.training and torch.is_grad_enabled():
+        return checkpoint(forward, *inputs, use_reentrant=False, **named)
+    return forward(*inputs, **named)

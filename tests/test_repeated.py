@@ -1,0 +1,80 @@
+"""Blocks that are computed again, or compiled: the same numbers, and what it is done for."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import CELLS, tiny, tiny_model, tiny_training
+from torch import nn
+
+from argenzoo.errors import ArgenzooError
+from argenzoo.layers.repeated import blocks_of, checkpointed, compiled
+from argenzoo.recipe import load_recipe
+from argenzoo.rng import Rng
+from argenzoo.summary import cost
+from argenzoo.training.logs import read_log
+from argenzoo.training.trainer import train
+from argenzoo.weights import read_weights
+
+
+def gradients(network: nn.Module, *inputs: object) -> list[torch.Tensor]:
+    torch.manual_seed(0)  # of dropout
+    network.train().zero_grad()
+    network(*inputs, Rng(0, range(4)))["loss"].backward()
+    return [parameter.grad.clone() for parameter in network.parameters() if parameter.grad is not None]
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_gradients_are_the_same_and_less_is_kept(name: str):
+    """With dropout where there is any; blocks are found, and run twice."""
+    dropout = {} if "var" in name else {"generator.dropout": 0.2}
+    model = tiny_model(name, dropout)
+    tokens = model.space.empty(4, torch.device("cpu"))
+    inputs = model.context(tokens), tokens, torch.tensor([0, 1, 1, 0])
+    expected, network = gradients(model.network, *inputs), deepcopy(model.network)
+    checkpointed(network)
+    ran: list[int] = []
+    blocks = [block for block in blocks_of(network) if isinstance(block, nn.Module)]
+    blocks[0].register_forward_hook(lambda module, inputs, out: ran.append(1))
+    next(iter(blocks[0].children())).register_forward_hook(lambda module, inputs, out: ran.append(1))
+    made = gradients(network, *inputs)
+    assert all(torch.equal(one, other) for one, other in zip(made, expected, strict=True))
+    assert len(ran) == 3  # the block once, its first part again in the backward pass
+    plain, less = (cost(tiny(name, {"train.checkpointing": value})) for value in (False, True))
+    assert less.activations < 0.8 * plain.activations
+    assert less.train == plain.train
+
+
+def test_training_goes_on_without_it(pictures: Path, tmp_path: Path):
+    """Weights, averages and losses are bit for bit those of a plain run."""
+    shrunk = {"tokenizer.image_size": 16, "generator.dim": 32, "generator.depth": 2, "generator.num_heads": 2, "train.ema": 0.9}
+    weights = tmp_path / "vq"
+    train(load_recipe("fruit_vq", {"tokenizer.image_size": 16, **tiny_training(weights, pictures, steps=1)}))
+    logs = []
+    for name in ("plain", "less"):
+        given = {**shrunk, "tokenizer.weights": str(weights), **tiny_training(tmp_path / name, pictures)}
+        out = train(load_recipe("fruit_raster", {**given, "conditioner.num_classes": 2, "train.checkpointing": name == "less"}))
+        logs.append([entry["loss"] for entry in read_log(out) if entry["event"] == "train"])
+    assert logs[0] == logs[1]
+    for file in ("model.safetensors", "ema.safetensors"):
+        one, other = (read_weights(next((tmp_path / name).glob("step_*")) / file) for name in ("plain", "less"))
+        assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_compiled_blocks(monkeypatch: pytest.MonkeyPatch):
+    """Every block goes through the compiler, here one that changes nothing; names of parameters stay."""
+    model = tiny_model("fruit_raster")
+    seen: list[object] = []
+    monkeypatch.setattr(torch, "compile", lambda function, *given, **named: seen.append(function) or function)
+    names = list(model.network.state_dict())
+    compiled(model.network)
+    assert len(seen) == len(list(blocks_of(model.network))) == 2
+    assert list(model.network.state_dict()) == names
+
+
+def test_nothing_to_do_it_to():
+    with pytest.raises(ArgenzooError, match=r"train\.checkpointing has no effect: this model has no list of blocks"):
+        checkpointed(nn.Linear(2, 2))
