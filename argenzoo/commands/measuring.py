@@ -147,7 +147,7 @@ def scaling_command(arguments: argparse.Namespace) -> None:
 
     ladder, overrides = several(arguments.pairs)
     text = scale(arguments.source, arguments.out, ladder, overrides, budget_of(arguments), *measure_of(arguments), say, arguments.shared)
-    say(f"{text}\n{arguments.out}: report.html, report.md, scaling.json, pictures")
+    say(f"{text}\n{arguments.out}: report.html, report.md, scaling.json, figures")
 
 
 def bench_command(arguments: argparse.Namespace) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
 
 SIZE, RESOLUTION = (6.4, 4.0), 110  # inches, dots an inch
 MARKERS = "osD^vP*X<>hp"
@@ -42,6 +43,9 @@ def plot(series: Iterable[Series], x: str, y: str, log: str = "", bands: Iterabl
         (line,) = axes.plot(at, middle, "--", color=f"C{number + 6}", label=name, linewidth=1)
         axes.fill_between(at, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
     axes.set(xlabel=x, ylabel=y, xscale="log" if "x" in log else "linear", yscale="log" if "y" in log else "linear")
+    if "y" in log and axes.get_ylim()[1] < 10 * axes.get_ylim()[0]:  # of less than a decade, "6.4" says more than "6.4 x 10^0"
+        axes.yaxis.set_major_formatter(ScalarFormatter())
+        axes.yaxis.set_minor_formatter(ScalarFormatter())
     axes.grid(alpha=0.3)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(fontsize=7)
