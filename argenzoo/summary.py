@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from argenzoo.build import assemble, make_tokenizer
-from argenzoo.counting import counting
+from argenzoo.counting import Count, counting
 from argenzoo.layers.repeated import checkpointed
 from argenzoo.model import ARModel
 from argenzoo.protocols import Condition, Progress
@@ -88,6 +88,8 @@ def cost(recipe: Recipe) -> Cost:
         with counting(tokenizer) as count:
             tokenizer.reconstruct(images)
         return Cost(encode.flops, decode.flops, (1 + BACKWARD) * count.flops, 0, count.kept, 0)
+    if recipe.train is not None and recipe.train.checkpointing:
+        checkpointed(model.network)
     passes = [training_pass(model, 0.5)]
     if passes[0][2] < tokenizer.space.num_tokens:  # how many positions are predicted is drawn
         passes = [training_pass(model, (i + 0.5) / RATIOS) for i in range(RATIOS)]
@@ -100,8 +102,6 @@ def training_pass(model: ARModel, quantile: float) -> tuple[float, float, int]:
     tokens = model.tokenizer.space.empty(1, META)
     context = model.tokenizer.context(tokens)
     model.network.train()
-    if model.recipe.train is not None and model.recipe.train.checkpointing:
-        checkpointed(model.network)
     with counting(model.network) as count:
         z, mask = model.generator(context, model.conditioner(example(model)), Quantile(quantile))
         rows = mask.numel() if mask.is_meta else int(mask.sum())
@@ -113,25 +113,28 @@ def training_pass(model: ARModel, quantile: float) -> tuple[float, float, int]:
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of sampling, of one picture, or of one token of it.
+    """A step of sampling: the generator's, of one picture, or the head's, of one token.
 
     Args:
         flops: of products.
         weights: numbers that are read whatever the batch.
         attended: keys and values.
         positions: tokens that it is for.
+        once: FLOPs whatever the batch.
     """
 
     flops: float
     weights: float
     attended: float
     positions: int
+    once: float = 0
 
 
 def sampling_flops(model: ARModel) -> float:
     """The plain loop's, with the recipe's options."""
     stages = generator_stages(model, is_paired(model))
-    return sum(step.flops + step.positions * head.flops for step, head in zip(stages, head_stages(model, len(stages)), strict=True))
+    heads = head_stages(model, len(stages))
+    return sum(step.flops + step.positions * head.flops + head.once for step, head in zip(stages, heads, strict=True))
 
 
 def generator_flops(model: ARModel, paired: bool) -> float:
@@ -147,19 +150,25 @@ def is_paired(model: ARModel) -> bool:
 def head_stages(model: ARModel, steps: int) -> list[Stage]:
     """Of one token at every step: a head's work is the same for every token of a step, and changes evenly over the steps, if it does."""
     first, last = (head_stage(model, step, steps) for step in (0, steps - 1))
-    flops, weights = np.linspace(first.flops, last.flops, steps), np.linspace(first.weights, last.weights, steps)
-    return [Stage(*pair, 0, 1) for pair in zip(flops.tolist(), weights.tolist(), strict=True)]
+    columns = [np.linspace(getattr(first, name), getattr(last, name), steps).tolist() for name in ("flops", "weights", "once")]
+    return [Stage(flops, weights, 0, 1, once) for flops, weights, once in zip(*columns, strict=True)]
+
+
+def head_stage(model: ARModel, step: int, steps: int) -> Stage:
+    """Of one token at a step: what a second token adds; the rest is for all of them."""
+    one, two = (counted_head(model, step, steps, tokens) for tokens in (1, 2))
+    each = two.flops - one.flops
+    return Stage(each, one.weights, one.attended, 1, one.flops - each)
 
 
 @torch.no_grad()
-def head_stage(model: ARModel, step: int, steps: int) -> Stage:
-    """Of one token at a step."""
-    options, tokens = model.sampling, model.tokenizer.space.num_tokens
-    with counting(model) as one:
-        z = torch.empty(1, 1, model.generator.dim, device=META)
-        null, scale = z if is_paired(model) else None, torch.empty((), device=META)
-        model.head.sample(z, null, scale, options.head, Progress(step, steps, 1, tokens), GlobalRng(1, META))
-    return Stage(one.flops, one.weights, one.attended, 1)
+def counted_head(model: ARModel, step: int, steps: int, tokens: int) -> Count:
+    options, paired = model.sampling, is_paired(model)
+    with counting(model) as count:
+        z, scale = torch.empty(1, tokens, model.generator.dim, device=META), torch.empty((), device=META)
+        progress = Progress(step, steps, tokens, model.tokenizer.space.num_tokens)
+        model.head.sample(z, z if paired else None, scale, options.head, progress, GlobalRng(1, META))
+    return count
 
 
 @torch.no_grad()

@@ -10,11 +10,12 @@ import torch
 from conftest import CELLS, tiny, tiny_model
 
 from argenzoo.benchmarking import command
-from argenzoo.benchmarking.cases import KINDS, Case
+from argenzoo.benchmarking.cases import KINDS, Case, Subject
 from argenzoo.benchmarking.command import Settings, bench
 from argenzoo.benchmarking.machine import Machine, measure
+from argenzoo.benchmarking.peers import peer_of
 from argenzoo.benchmarking.timing import interleaved, peak
-from argenzoo.benchmarking.work import decoded, sampling, training
+from argenzoo.benchmarking.work import Counts, decoded, sampling, training
 from argenzoo.cli import main
 from argenzoo.errors import ArgenzooError
 from argenzoo.recipe import load_recipe
@@ -29,27 +30,39 @@ def test_a_raster_model_reads_its_weights_for_every_token():
     counts, width, vocabulary = parameters_by_part(recipe), 768, recipe.tokenizer.config.vocab_size
     read = counts["generator"] + counts["head"] - vocabulary * width  # of the table of ids a row
     cached = 12 * 2 * width * sum(range(1, 257)) * 2  # keys and values of 12 layers, guided
-    one, eight = (sampling(recipe, batch, "fp32", EVEN) for batch in (1, 8))
+    counts_of = Counts(recipe)
+    one, eight = (sampling(counts_of, batch, "fp32", EVEN) for batch in (1, 8))
     assert one.moved == pytest.approx(4 * (256 * read + cached), rel=0.01)
     assert eight.moved - one.moved == pytest.approx(7 * 4 * cached, rel=0.01)
     assert one.flops == pytest.approx(cost(recipe).sample)
     assert eight.flops == pytest.approx(8 * one.flops)
-    assert sampling(recipe, 1, "bf16", EVEN).moved == pytest.approx(one.moved / 2)
+    assert sampling(counts_of, 1, "bf16", EVEN).moved == pytest.approx(one.moved / 2)
 
 
 @pytest.mark.parametrize("name", CELLS)
-def test_the_least_time_is_what_takes_longer(name: str):
+def test_what_a_case_must_do(name: str):
+    """FLOPs as ``argenzoo show`` has them; of training the numbers that move; of a head its weights as often as it is asked."""
     recipe = tiny(name)
-    for work in (sampling, decoded, training):
-        computing, moving = Machine("", 1e30, {"fp32": 2.0}), Machine("", 4.0, {"fp32": 1e30})
-        by_flops, by_bytes = work(recipe, 2, "fp32", computing), work(recipe, 2, "fp32", moving)
-        assert by_flops.least == pytest.approx(by_flops.flops / 2, rel=1e-6)
-        assert by_bytes.least == pytest.approx(by_bytes.moved / 4, rel=1e-6)
-        assert (by_flops.bytes_share, by_bytes.bytes_share) == (pytest.approx(0, abs=1e-6), pytest.approx(1))
-    found = cost(recipe)
-    assert sampling(recipe, 3, "fp32", EVEN).flops == pytest.approx(3 * found.sample)
-    assert decoded(recipe, 3, "fp32", EVEN).flops == pytest.approx(3 * (found.sample + found.decode))
-    assert training(recipe, 3, "fp32", EVEN).flops == pytest.approx(3 * found.train)
+    counts, found = Counts(recipe), cost(recipe)
+    assert sampling(counts, 1, "fp32", EVEN).flops == pytest.approx(found.sample)
+    assert decoded(counts, 1, "fp32", EVEN).flops == pytest.approx(found.sample + found.decode)
+    step = training(counts, 3, "fp32", EVEN)
+    assert step.flops == pytest.approx(3 * found.train)
+    parameters = parameters_by_part(recipe)
+    trained = parameters["total"] - parameters["tokenizer"]
+    assert step.moved == 4 * 13 * trained  # two reads, a gradient, AdamW's seven, the averages' three
+    assert step.least == pytest.approx(max(step.flops, 4 * 3 * trained) + 4 * 10 * trained)  # what moves in the passes is hidden, or hides
+    only = Counts(tiny(name, {"train.only": ["head.*"], "train.ema": None}))
+    assert training(only, 3, "fp32", EVEN).moved == 4 * (3 * trained + 7 * parameters["head"])
+    width, depth, channels = 32, 2, 8  # of the tiny head over a width of 32
+    once = 256 * width + width**2 + width**2 + depth * 3 * width**2 + 2 * width**2  # times, z, and their modulations
+    each = channels * width + depth * 2 * width**2
+    read = {
+        "cross_entropy": width * 32,
+        "diffusion": once + 4 * (each + width * 2 * channels),
+        "flow": once + 7 * (each + width * channels),  # Heun asks twice a step, but for the last
+    }
+    assert counts.steps[0][1].weights == read[recipe.head.name]
 
 
 def test_runs_are_timed_in_turn():
@@ -82,12 +95,16 @@ def test_every_cell_can_be_timed(name: str, kind: str):
     """Sampling gives what the model gives; a training step changes the weights of its own copy."""
     model = tiny_model(name)
     before = {key: value.clone() for key, value in model.network.state_dict().items()}
-    made = Case(name, kind, 2, "fp32").prepared(model)()
+    subject = Subject(name, model)
+    made = Case(name, kind, 2, "fp32").prepared(subject)()
     if kind == "pictures":
         assert torch.equal(made, model.generate([0, 1], seed=0))
     elif kind == "training":
         assert made["grad_norm"] > 0
         assert made["skipped"] == 0
+        assert all(state["step"] == 1 for state in subject.player("fp32")[1].optimizer.state.values())
+        Case(name, kind, 4, "fp32").prepared(subject)()  # another batch: the same weights and moments
+        assert all(state["step"] == 2 for state in subject.player("fp32")[1].optimizer.state.values())
     else:
         assert made.shape[:2] == (2, model.space.num_tokens)
     assert all(torch.equal(value, before[key]) for key, value in model.network.state_dict().items())
@@ -108,6 +125,8 @@ def test_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert [len(row["seconds"]) for row in made["rows"]] == [2] * 16
     assert {row["kind"] for row in made["rows"]} == {"tokens", "training"}
     assert made["argenzoo"]
+    assert main(["bench", *names, *options]) == 2  # nothing is overwritten
+    assert "holds a result: choose another --out, or --overwrite" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -126,9 +145,10 @@ def test_mistakes(settings: dict, words: str):
     assert "\n" not in str(caught.value)
 
 
+THEIR_GPT = "autoregressive/models/gpt.py"
 THEIRS = {  # stand-ins of the authors' repositories: the names, arguments and habits that an adapter depends on
     "fruit_raster": {
-        "autoregressive/models/gpt.py": """
+        THEIR_GPT: """
 from dataclasses import dataclass
 import torch
 from utils.drop_path import DropPath
@@ -152,6 +172,7 @@ import torch
 def generate(model, cond, max_new_tokens, emb_masks=None, cfg_scale=1.0, cfg_interval=-1, **sampling_kwargs):
     assert (model.config.dim, model.config.n_layer, model.config.vocab_size, max_new_tokens) == (32, 2, 32, 16)
     assert sampling_kwargs == {"temperature": 1.0, "top_k": 20, "top_p": 1.0, "sample_logits": True} and cfg_scale == 2.0
+    assert model.output.weight.dtype == torch.float32
     print("talk " * 100_000)
     return torch.zeros(len(cond), max_new_tokens, dtype=torch.int)
 """,
@@ -200,8 +221,16 @@ def checkout(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     for file, text in THEIRS[request.param].items():
         (tmp_path / "theirs" / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "theirs" / file).write_text(text)
-    (tmp_path / f"{request.param}.yaml").write_text(tiny(request.param).yaml())
+    (tmp_path / f"{request.param}.yaml").write_text(tiny(request.param, THEIR_SIZES.get(request.param)).yaml())
     return tmp_path
+
+
+THEIR_SIZES = {
+    "fruit_var": {
+        "generator.dim": 128, "tokenizer.vocab_size": 4096, "tokenizer.dim": 32, "tokenizer.channels": 160, "tokenizer.groups": 32,
+        "sampling.ramp": "step",
+    }
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("checkout", THEIRS, indirect=True)
@@ -216,6 +245,37 @@ def test_an_authors_code_is_timed_in_turn(checkout: Path, capsys: pytest.Capture
     assert len(theirs) == len(made["rows"]) - 3 > 0
     assert all(len(row["seconds"]) == 2 for row in theirs)
     assert len([line for line in text.splitlines() if "times as fast as" in line]) == len(theirs)
+
+
+@pytest.mark.parametrize(("name", "file"), [("var_d16", "models/var.py"), ("llamagen_b_256", THEIR_GPT), ("mar_b", "models/mar.py")])
+def test_published_recipes_can_be_built_in_their_code(name: str, file: str, tmp_path: Path):
+    (tmp_path / file).parent.mkdir(parents=True)
+    (tmp_path / file).write_text("")
+    peer_of(tmp_path, load_recipe(name))
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "words"),
+    [
+        ("cifar10_var", {}, "generator.dim 160, there 320"),
+        ("fruit_mar_flow", {}, "no author has code for mar, flow, class_labels"),
+        ("llamagen_xl_t2i_256", {}, "no author has code for raster, cross_entropy, text_features"),
+        ("mar_b", {"sampling.head.solver": "dpm"}, "sampling.head.solver dpm, there ancestral"),
+        ("llamagen_b_256", {"generator.order": "random"}, "order random, there raster"),
+    ],
+)
+def test_another_model_is_not_timed_in_their_place(name: str, overrides: dict, words: str, tmp_path: Path):
+    for file in ("models/var.py", "models/mar.py", THEIR_GPT):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text("")
+    with pytest.raises(ArgenzooError, match=words):
+        peer_of(tmp_path, load_recipe(name, overrides))
+
+
+@pytest.mark.parametrize("checkout", ["fruit_var"], indirect=True)
+def test_a_peer_without_effect(checkout: Path, capsys: pytest.CaptureFixture):
+    assert main(["bench", str(checkout / "fruit_var.yaml"), "--kinds", "tokens", "--peer", str(checkout / "theirs")]) == 2
+    assert "--peer has no effect: VAR's code is timed for --kinds pictures alone" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("checkout", ["fruit_mar"], indirect=True)

@@ -133,7 +133,19 @@ def test_steps_fall_along_the_order():
     assert len(asked) == 50
     model = tiny_model("fruit_mar", {"sampling.head": {"num_steps": 20, "last_steps": 5}, "sampling.order.num_steps": 4}).to("meta")
     stages = head_stages(model, 4)
-    assert [stage.flops / stages[3].flops for stage in stages] == pytest.approx([4, 3, 2, 1], rel=0.05)
+    assert [stage.flops / stages[3].flops for stage in stages] == pytest.approx([4, 3, 2, 1], rel=0.01)
+
+
+@pytest.mark.parametrize("solver", ["ancestral", "dpm"])
+def test_a_heads_work_is_counted_for_every_solver(solver: str):
+    """As often as the network is asked; what a set of tokens shares, its times, is counted once."""
+    model = tiny_model("fruit_mar", {"sampling.head": {"num_steps": 6, "solver": solver}}).to("meta")
+    (stage,) = head_stages(model, 1)
+    width, depth, channels, dim = 32, 2, 8, 32
+    once = 2 * 6 * (256 * width + width**2)
+    each = 2 * (channels * width + depth * 5 * width**2 + 2 * width**2 + width * 2 * channels)
+    assert stage.once == once
+    assert stage.flops == 2 * (6 * each + 2 * dim * width)  # a guided pair
 
 
 def test_options_without_effect():
@@ -142,12 +154,19 @@ def test_options_without_effect():
     for options, words in (({"temperature": 0.9}, "temperature has no effect"), ({"num_steps": 500}, "at most 200 steps, not 500")):
         with pytest.raises(ArgenzooError, match=words):
             head.check(Diffusion.Sampling(**{"solver": "dpm", "num_steps": 20, **options}))
+    flow = Flow(Flow.Config(width=16, depth=1), VECTORS, 3)
+    flow.check(Flow.Sampling(solver="euler", num_steps=1))
+    with pytest.raises(ArgenzooError, match=r"heun has no effect with head\.num_steps=1"):
+        flow.check(Flow.Sampling(num_steps=1))
 
 
-class Known(torch.nn.Module):
-    """In the place of a denoising MLP: what is best where tokens are N(mean, std^2), whose paths end at mean + std * noise."""
+class Known(DenoisingMLP):
+    """What is best where tokens are N(mean, std^2), whose paths end at mean + std * noise."""
 
     mean, std = 1.5, 0.3
+
+    def __init__(self) -> None:
+        super().__init__(2, 2, 2, 8, 1)
 
     def embed_time(self, t: torch.Tensor) -> torch.Tensor:
         return t[:, None].float()
@@ -208,7 +227,7 @@ def test_dpm_follows_the_path_to_second_order():
     assert error(40) < 0.01
 
 
-@pytest.mark.parametrize("rows", [1, 5, 100])
+@pytest.mark.parametrize("rows", [1, 16, 24, 100])
 def test_modulations_of_many_times_are_those_of_each(rows: int, monkeypatch: pytest.MonkeyPatch):
     """However many rows go into one product."""
     monkeypatch.setattr("argenzoo.heads.mlp.ROWS", rows)
@@ -219,6 +238,8 @@ def test_modulations_of_many_times_are_those_of_each(rows: int, monkeypatch: pyt
     t, z, x = torch.tensor([900.0, 500.0, 0.0]), torch.randn(4, 2, 3), torch.randn(4, 2, 2)
     made = [mlp.denoise(x, modulation) for modulation in mlp.along(mlp.embed_time(t), mlp.z_embed(z))]
     assert len(made) == 3
+    again = next(iter(mlp.along(mlp.embed_time(t), mlp.z_embed(z))))
+    torch.testing.assert_close(mlp.denoise(x, again), mlp.denoise(x, again))  # Heun's method goes through them twice
     for one, time in zip(made, t, strict=True):
         by_hand = mlp(x.flatten(0, 1), time.expand(8), z.flatten(0, 1)).view(4, 2, 4)
         torch.testing.assert_close(one, by_hand)

@@ -11,11 +11,10 @@ import torch
 
 from argenzoo.benchmarking import work
 from argenzoo.benchmarking.machine import Machine
-from argenzoo.benchmarking.work import Work
+from argenzoo.benchmarking.work import Counts, Work
 from argenzoo.device import autocast
 from argenzoo.errors import ArgenzooError
 from argenzoo.model import ARModel, evaluating
-from argenzoo.recipe import Recipe
 from argenzoo.rng import Rng
 from argenzoo.training.player import Player
 from argenzoo.training.trainer import accelerated
@@ -34,12 +33,38 @@ class Case:
     precision: str
     peer: str = ""
 
-    def least(self, recipe: Recipe, machine: Machine) -> Work:
-        return KINDS[self.kind].least(recipe, self.batch, self.precision, machine)
+    def least(self, counts: Counts, machine: Machine) -> Work:
+        return KINDS[self.kind].least(counts, self.batch, self.precision, machine)
 
-    def prepared(self, model: ARModel) -> Run:
+    def prepared(self, subject: Subject) -> Run:
         """What one timed run does; everything that is done once is done."""
-        return KINDS[self.kind].prepared(model, self.batch, self.precision)
+        return KINDS[self.kind].prepared(subject, self.batch, self.precision)
+
+
+class Subject:
+    """A model, and what its training takes, made once a precision: a copy of its weights, moments, averages."""
+
+    def __init__(self, name: str, model: ARModel) -> None:
+        self.name, self.model = name, model
+        self._players: dict[str, tuple[Any, Player]] = {}
+
+    def check(self) -> None:
+        """Raises ArgenzooError where there is no training step."""
+        if self.model.recipe is None or self.model.recipe.train is None:
+            raise ArgenzooError(f"'{self.name}' has no train section: leave training out of --kinds")
+
+    def player(self, precision: str) -> tuple[Any, Player]:
+        """(Accelerate, the player)."""
+        self.check()
+        if precision not in self._players:
+            device = self.model.device
+            accelerator = accelerated(precision, cpu=device.type == "cpu")
+            if accelerator.device.type != device.type:  # Accelerate keeps the first device that a process took
+                raise ArgenzooError(f"this process trains on {accelerator.device.type} already: time {device.type} in another")
+            player = Player("network", deepcopy(self.model.network), self.model.recipe.train, steps=MANY)
+            player.prepare(accelerator)
+            self._players[precision] = accelerator, player
+        return self._players[precision]
 
 
 @dataclass(frozen=True)
@@ -47,12 +72,13 @@ class Kind:
     """``words``: what is timed, for the table."""
 
     words: str
-    least: Callable[[Recipe, int, str, Machine], Work]
-    prepared: Callable[[ARModel, int, str], Run]
+    least: Callable[[Counts, int, str, Machine], Work]
+    prepared: Callable[[Subject, int, str], Run]
 
 
-def tokens(model: ARModel, batch: int, precision: str) -> Run:
+def tokens(subject: Subject, batch: int, precision: str) -> Run:
     """Sampling without decoding."""
+    model = subject.model
     condition = conditions(model, batch)
 
     def run() -> object:
@@ -62,8 +88,9 @@ def tokens(model: ARModel, batch: int, precision: str) -> Run:
     return run
 
 
-def pictures(model: ARModel, batch: int, precision: str) -> Run:
+def pictures(subject: Subject, batch: int, precision: str) -> Run:
     """Sampling and decoding."""
+    model = subject.model
     condition = conditions(model, batch)
 
     def run() -> object:
@@ -73,14 +100,10 @@ def pictures(model: ARModel, batch: int, precision: str) -> Run:
     return run
 
 
-def training(model: ARModel, batch: int, precision: str) -> Run:
+def training(subject: Subject, batch: int, precision: str) -> Run:
     """An optimizer step on tokens that are there already, as from a cache: the loss, its gradients, the update, the averages."""
-    recipe = model.recipe
-    if recipe is None or recipe.train is None:
-        raise ArgenzooError("a model without a train section has no training step")
-    accelerator = accelerated(precision, cpu=model.device.type == "cpu")
-    player = Player("network", deepcopy(model.network), recipe.train, steps=MANY)  # Accelerate wraps it for one precision
-    player.prepare(accelerator)
+    model = subject.model
+    accelerator, player = subject.player(precision)
     made = some_tokens(model, batch)
     context, condition = model.context(made), conditions(model, batch)
     steps = iter(range(MANY))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
@@ -14,15 +14,14 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from argenzoo.benchmarking.cases import KINDS, Case
-from argenzoo.benchmarking.machine import DTYPES, Machine, measure
+from argenzoo.benchmarking.cases import KINDS, Case, Subject
+from argenzoo.benchmarking.machine import DTYPES, SIDE, Machine, measure
 from argenzoo.benchmarking.peers import PeerRun, peer_of
 from argenzoo.benchmarking.timing import interleaved, peak
-from argenzoo.benchmarking.work import Work
+from argenzoo.benchmarking.work import Counts, Work
 from argenzoo.build import build_model
 from argenzoo.device import checked_device
 from argenzoo.errors import ArgenzooError, suggestion
-from argenzoo.model import ARModel
 from argenzoo.recipe import Recipe
 from argenzoo.versions import about
 from argenzoo.weights import replace_text
@@ -41,6 +40,8 @@ class Settings:
     rounds: int = 5
     device: str | None = None
     peer: Path | None = None
+    out: Path | None = None
+    overwrite: bool = False
 
     def check(self) -> None:
         """Raises ArgenzooError on what can't be timed."""
@@ -50,6 +51,8 @@ class Settings:
                 raise ArgenzooError(f"{what}: unknown '{wrong}'{suggestion(str(wrong), known)}")
         if self.rounds < 1 or not self.batches or min(self.batches) < 1:
             raise ArgenzooError("--rounds and --batch must be at least 1")
+        if self.out is not None and (self.out / RESULT).exists() and not self.overwrite:
+            raise ArgenzooError(f"{self.out} holds a result: choose another --out, or --overwrite")
 
 
 @dataclass(frozen=True)
@@ -62,29 +65,33 @@ class Row:
     work: Work
 
 
-def bench(sources: Sequence[str], overrides: dict[str, Any], settings: Settings, out: str | Path | None = None) -> str:
-    """Time every source in every way; returns the table, and writes ``bench.json`` and ``bench.md`` into ``out``.
+def bench(sources: Sequence[str], overrides: dict[str, Any], settings: Settings) -> str:
+    """Time every source in every way; returns the table, and writes ``bench.json`` and ``bench.md`` into ``settings.out``.
 
     Args:
         sources: recipes (with random weights, which take as long), checkpoints.
         overrides: dotted keys of every recipe, or ``sampling`` ones.
 
     Raises:
-        ArgenzooError: an unknown recipe or setting; a training step of a model without a train section.
+        ArgenzooError: an unknown recipe or setting; a training step of a model without a train section; a result that is there.
     """
     settings.check()
-    device = checked_device(settings.device)
-    models = {source: build_model(source, overrides, device) for source in sources}
-    if len(models) < len(sources):
+    if len(set(sources)) < len(sources):
         raise ArgenzooError("a model is named twice")
-    if settings.peer is not None:
-        for model in models.values():
-            peer_of(settings.peer, recipe_of(model))
+    device = checked_device(settings.device)
+    if device.type not in SIDE:
+        raise ArgenzooError(f"--device {device}: only {' and '.join(SIDE)} can be timed")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # Accelerate takes the current one
+    subjects = {source: Subject(source, build_model(source, overrides, device)) for source in sources}
+    ready(subjects.values(), settings)
+    if settings.out is not None:
+        settings.out.mkdir(parents=True, exist_ok=True)  # now, and not after an hour
     cases = [Case(*choice) for choice in product(sources, settings.kinds, settings.batches, settings.precisions)]
     machine = measure(device, settings.precisions)
-    rows = timed(cases, models, machine, settings, device)
+    rows = timed(cases, subjects, machine, settings, device)
     text = "\n".join([table(rows, machine), *ratios(rows)])
-    if out is not None:
+    if settings.out is not None:
         facts = {
             "machine": machine.dump(),
             "rounds": settings.rounds,
@@ -92,35 +99,47 @@ def bench(sources: Sequence[str], overrides: dict[str, Any], settings: Settings,
             "rows": [dump(row) for row in rows],
             **about(),
         }
-        replace_text(Path(out) / RESULT, json.dumps(facts, indent=1) + "\n")
-        replace_text((Path(out) / RESULT).with_suffix(".md"), text)
+        replace_text(settings.out / RESULT, json.dumps(facts, indent=1) + "\n")
+        replace_text((settings.out / RESULT).with_suffix(".md"), text)
     return text
 
 
-def timed(cases: Sequence[Case], models: dict[str, ARModel], machine: Machine, settings: Settings, device: torch.device) -> list[Row]:
+def ready(subjects: Iterable[Subject], settings: Settings) -> None:
+    """Raises ArgenzooError where a model can't be timed so: now, and not after the models before it."""
+    for subject in subjects:
+        if "training" in settings.kinds:
+            subject.check()
+        if settings.peer is not None:
+            peer = peer_of(settings.peer, recipe_of(subject))
+            if not set(peer.kinds) & set(settings.kinds):
+                raise ArgenzooError(f"--peer has no effect: {peer.name}'s code is timed for --kinds {','.join(peer.kinds)} alone")
+
+
+def timed(cases: Sequence[Case], subjects: dict[str, Subject], machine: Machine, settings: Settings, device: torch.device) -> list[Row]:
     """Memory in a run of its own, then all cases in turn, an author's right after ours."""
-    recipes = {name: recipe_of(model) for name, model in models.items()}
+    counts = {name: Counts(recipe_of(subject)) for name, subject in subjects.items()}
     runs: dict[Case, Callable[[], object]] = {}
     memory: dict[Case, int | None] = {}
     total = len(cases) * (settings.rounds + 2)
     with ExitStack() as stack, tqdm(total=total, desc="timing", unit="run") as bar:
         for case in cases:
-            runs[case] = case.prepared(models[case.name])
+            recipe = recipe_of(subjects[case.name])
+            runs[case] = case.prepared(subjects[case.name])
             memory[case] = peak(runs[case], device)
             bar.update()
-            if settings.peer is not None and case.kind in peer_of(settings.peer, recipes[case.name]).kinds:
-                run = PeerRun(settings.peer, recipes[case.name], case.kind, case.batch, case.precision, device)
+            if settings.peer is not None and case.kind in peer_of(settings.peer, recipe).kinds:
+                run = PeerRun(settings.peer, recipe, case.kind, case.batch, case.precision, device)
                 stack.callback(run.close)
                 runs[replace(case, peer=run.name)] = run
                 total += settings.rounds + 1
                 bar.total = total
         seconds = interleaved(runs, settings.rounds, device, bar.update)
-    return [Row(case, seconds[case], memory.get(case), case.least(recipes[case.name], machine)) for case in runs]
+    return [Row(case, seconds[case], memory.get(case), case.least(counts[case.name], machine)) for case in runs]
 
 
-def recipe_of(model: ARModel) -> Recipe:
-    assert model.recipe is not None
-    return model.recipe
+def recipe_of(subject: Subject) -> Recipe:
+    assert subject.model.recipe is not None
+    return subject.model.recipe
 
 
 def dump(row: Row) -> dict[str, Any]:

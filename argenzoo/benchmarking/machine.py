@@ -44,15 +44,15 @@ def measure(device: torch.device, precisions: list[str]) -> Machine:
 
 
 def bandwidth(device: torch.device) -> float:
-    count = COPIED.get(device.type, COPIED["cpu"])
+    count = COPIED[device.type]
     source = torch.ones(count, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     return 2 * count / best(device, lambda: target.copy_(source))
 
 
 def rate(device: torch.device, precision: str) -> float:
-    side = SIDE.get(device.type, SIDE["cpu"])
-    left, right = (torch.ones(side, side, device=device, dtype=DTYPES[precision]) for _ in range(2))
+    side = SIDE[device.type]
+    left, right = (torch.randn(side, side, device=device, dtype=DTYPES[precision]) for _ in range(2))  # ones would cost a GPU less
     return 2 * side**3 / best(device, lambda: left @ right)
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
 
 import torch
 
-from argenzoo.benchmarking.theirs import DONE, READY
+from argenzoo.benchmarking.theirs import DONE, READY, config
 from argenzoo.errors import ArgenzooError
 from argenzoo.recipe import Recipe
 
@@ -25,22 +26,46 @@ class Peer:
     kinds: tuple[str, ...]
 
 
-PEERS = {
-    "raster": Peer("LlamaGen", "autoregressive/models/gpt.py", ("tokens", "pictures")),
-    "var": Peer("VAR", "models/var.py", ("pictures",)),
-    "mar": Peer("MAR", "models/mar.py", ("tokens",)),
+PEERS = {  # generator, head, conditioner
+    ("raster", "cross_entropy", "class_labels"): Peer("LlamaGen", "autoregressive/models/gpt.py", ("tokens", "pictures")),
+    ("var", "cross_entropy", "class_labels"): Peer("VAR", "models/var.py", ("pictures",)),
+    ("mar", "diffusion", "class_labels"): Peer("MAR", "models/mar.py", ("tokens",)),
 }
 
 
 def peer_of(path: Path, recipe: Recipe) -> Peer:
-    """Raises ArgenzooError where ``path`` is no checkout of the recipe's paper."""
+    """Raises ArgenzooError where ``path`` is no checkout of the recipe's paper, or their code can't be made so."""
     assert recipe.generator is not None
-    peer = PEERS.get(recipe.generator.name)
+    assert recipe.head is not None
+    assert recipe.conditioner is not None
+    parts = recipe.generator.name, recipe.head.name, recipe.conditioner.name
+    peer = PEERS.get(parts)
     if peer is None:
-        raise ArgenzooError(f"--peer: there is no author's code for generator '{recipe.generator.name}'")
+        raise ArgenzooError(f"--peer: no author has code for {', '.join(parts)} (recipe '{recipe.name}')")
     if not (path / peer.marker).is_file():
         raise ArgenzooError(f"--peer {path}: no {peer.marker} there; for '{recipe.name}' name a checkout of {peer.name}'s repository")
+    wrong = [f"{key} {value}, there {theirs}" for key, value, theirs in fixed(recipe) if value != theirs]
+    if wrong:
+        raise ArgenzooError(f"--peer: recipe '{recipe.name}' can't be built in {peer.name}'s code: {'; '.join(wrong)}")
     return peer
+
+
+def fixed(recipe: Recipe) -> Iterator[tuple[str, object, object]]:
+    """(setting, the recipe's value, the only one that the author's code has)."""
+    generator, space, sampling = config(recipe, "generator"), config(recipe, "tokenizer"), config(recipe, "sampling")
+    yield "order", getattr(generator, "order", "raster"), "raster"
+    yield "mlp_ratio", getattr(generator, "mlp_ratio", 4.0), 4.0
+    if hasattr(space, "scales"):
+        yield "generator.dim", generator.dim, 64 * generator.depth
+        yield "generator.num_heads", generator.num_heads, generator.depth
+        yield "tokenizer.vocab_size", space.vocab_size, 4096
+        yield "tokenizer.dim", space.dim, 32
+        yield "tokenizer.channels", space.channels, 160
+        yield "sampling.ramp", sampling.guidance.ramp, "step"
+    if hasattr(generator, "buffer_size"):
+        yield "sampling.ramp", sampling.guidance.ramp, "revealed"
+        yield "sampling.head.solver", sampling.head.solver, "ancestral"
+        yield "sampling.head.last_steps", sampling.head.last_steps, None
 
 
 class PeerRun:
@@ -82,6 +107,7 @@ class PeerRun:
             self._failed()
 
     def _failed(self) -> None:
+        self._process.kill()  # where it still waits for a word of ours
         self._process.wait()
         self._errors.seek(0)
         last = next((line for line in reversed(self._errors.read().splitlines()) if line.strip()), "it ended")

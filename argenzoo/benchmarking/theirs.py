@@ -6,6 +6,7 @@ A line of JSON comes in, what to build; then every line is one run, answered by 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -15,6 +16,7 @@ from typing import Any
 
 import torch
 
+from argenzoo.benchmarking.machine import DTYPES
 from argenzoo.device import autocast, finished
 from argenzoo.recipe import Recipe, parse_recipe
 
@@ -26,12 +28,12 @@ def labels(batch: int, device: torch.device) -> torch.Tensor:
     return torch.arange(batch, device=device)
 
 
-def llamagen(recipe: Recipe, batch: int, device: torch.device, decoded: bool) -> Run:
-    """``generate`` over a ``Transformer`` of the recipe's sizes."""
+def llamagen(recipe: Recipe, batch: int, device: torch.device, precision: str, decoded: bool) -> Run:
+    """``generate`` over a ``Transformer`` of the recipe's sizes, whose weights have the precision, as their scripts have it."""
     gpt, generate = import_module("autoregressive.models.gpt"), import_module("autoregressive.models.generate").generate
     size, space, side = config(recipe, "generator"), config(recipe, "tokenizer"), config(recipe, "tokenizer").grid
     sizes = {"dim": size.dim, "n_layer": size.depth, "n_head": size.num_heads, "cls_token_num": 1}
-    model = gpt.Transformer(gpt.ModelArgs(**sizes, vocab_size=space.vocab_size, block_size=side**2)).to(device).eval()
+    model = gpt.Transformer(gpt.ModelArgs(**sizes, vocab_size=space.vocab_size, block_size=side**2)).to(device, DTYPES[precision]).eval()
     options = {"cfg_scale": guidance(recipe), "temperature": 1.0, "sample_logits": True, **filters(recipe, everything=1.0)}
 
     def tokens() -> Any:
@@ -44,33 +46,46 @@ def llamagen(recipe: Recipe, batch: int, device: torch.device, decoded: bool) ->
     return lambda: decoder.decode_code(tokens(), [batch, space.dim, side, side])
 
 
-def var(recipe: Recipe, batch: int, device: torch.device, decoded: bool) -> Run:
+def var(recipe: Recipe, batch: int, device: torch.device, precision: str, decoded: bool) -> Run:
     """``autoregressive_infer_cfg``, which decodes; their cfg is our guidance less one."""
     size, scales = config(recipe, "generator"), tuple(config(recipe, "tokenizer").scales)
     build = import_module("models").build_vae_var
     _, model = build(device=device, patch_nums=scales, depth=size.depth, shared_aln=size.shared_adaln, attn_l2_norm=size.qk_norm)
     model, options = model.to(device).eval(), {"g_seed": 0, "cfg": guidance(recipe) - 1, **filters(recipe, everything=0.0)}
-    return lambda: model.autoregressive_infer_cfg(batch, labels(batch, device), **options)
+    return under(device, precision, lambda: model.autoregressive_infer_cfg(batch, labels(batch, device), **options))
 
 
-def mar(recipe: Recipe, batch: int, device: torch.device, decoded: bool) -> Run:
+def mar(recipe: Recipe, batch: int, device: torch.device, precision: str, decoded: bool) -> Run:
     """``sample_tokens`` at the recipe's numbers of steps."""
     torch.Tensor.cuda = lambda self, *_, **__: self.to(device)  # type: ignore[method-assign]  # their code names the GPU
     size, head, space = config(recipe, "generator"), config(recipe, "head"), config(recipe, "tokenizer")
-    options: Any = recipe.sampling
+    sampling = config(recipe, "sampling")
     half = {"embed_dim": size.dim, "depth": size.depth // 2, "num_heads": size.num_heads}
     sizes = {f"{name}_{key}": value for name in ("encoder", "decoder") for key, value in half.items()}
     sizes |= {"img_size": space.image_size, "vae_stride": space.downsampling, "patch_size": space.patch_size, "vae_embed_dim": space.dim}
     sizes |= {"buffer_size": size.buffer_size, "diffloss_d": head.depth, "diffloss_w": head.width}
     model = import_module("models.mar").MAR(
-        **sizes, num_sampling_steps=str(options.head.num_steps), norm_layer=partial(torch.nn.LayerNorm, eps=1e-6)
+        **sizes, num_sampling_steps=str(sampling.head.num_steps), norm_layer=partial(torch.nn.LayerNorm, eps=1e-6)
     )
-    model, steps = model.to(device).eval(), options.order.num_steps or space.grid**2 // 4
-    return lambda: model.sample_tokens(batch, num_iter=steps, cfg=guidance(recipe), cfg_schedule="linear", labels=labels(batch, device))
+    model, steps = model.to(device).eval(), sampling.order.num_steps or space.grid**2 // 4
+    options = {"num_iter": steps, "cfg": guidance(recipe), "cfg_schedule": "linear", "labels": labels(batch, device)}
+    return under(device, precision, lambda: model.sample_tokens(batch, **options))
+
+
+def under(device: torch.device, precision: str, run: Run) -> Run:
+    """Autocast, as their scripts have it."""
+
+    def inside() -> object:
+        with autocast(device, precision):
+            return run()
+
+    return inside
 
 
 def config(recipe: Recipe, kind: str) -> Any:
-    return getattr(recipe, kind).config
+    """A section's values."""
+    section = getattr(recipe, kind)
+    return getattr(section, "config", section)
 
 
 def guidance(recipe: Recipe) -> float:
@@ -90,16 +105,17 @@ BUILDS = {"raster": llamagen, "var": var, "mar": mar}
 
 def main() -> None:
     wanted = json.loads(sys.stdin.readline())
-    answers, sys.stdout = sys.stdout, sys.stderr  # what their code prints is no answer
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what their code prints, by whatever way, is no answer
     sys.path.insert(0, str(Path(wanted["path"]).resolve()))
     device, recipe = torch.device(wanted["device"]), parse_recipe(wanted["recipe"])
     torch.set_num_threads(wanted["threads"])
     assert recipe.generator is not None
-    run = BUILDS[recipe.generator.name](recipe, wanted["batch"], device, wanted["kind"] == "pictures")
+    run = BUILDS[recipe.generator.name](recipe, wanted["batch"], device, wanted["precision"], wanted["kind"] == "pictures")
     answers.write(f"{READY}\n")
     answers.flush()
     for _ in sys.stdin:
-        with torch.no_grad(), autocast(device, wanted["precision"]):
+        with torch.no_grad():
             run()
         finished(device)
         answers.write(f"{DONE}\n")

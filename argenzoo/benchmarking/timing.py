@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from statistics import median
 from typing import Any, TypeVar
 
 import torch
@@ -54,8 +53,3 @@ def peak(run: Callable[[], object], device: torch.device) -> int | None:
 def resident(what: str) -> int:
     line = next(line for line in STATUS.read_text().splitlines() if line.startswith(what))
     return 1024 * int(line.split()[1])
-
-
-def spread(seconds: list[float]) -> tuple[float, float, float]:
-    """Median, least, most."""
-    return median(seconds), min(seconds), max(seconds)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fnmatch import fnmatch
 
 import torch
 
 from argenzoo.benchmarking.machine import Machine
-from argenzoo.counting import counting
+from argenzoo.counting import Count, counting
 from argenzoo.recipe import Recipe
-from argenzoo.summary import META, cost, generator_stages, head_stages, is_paired, parameters_by_part, parts_of
+from argenzoo.summary import META, Stage, cost, generator_stages, head_stages, is_paired, parts_of
 
 BYTES = {"fp32": 4, "bf16": 2}  # of a weight, a key, a value, where a product reads it
-UPDATE = 1 + 1 + 1 + 7  # a parameter is read forward and backward, its gradient written; AdamW reads four numbers and writes three
-AVERAGE = 3  # an average is read with the parameter, and written
+PASSES, UPDATE, AVERAGE = 3, 7, 3  # numbers a parameter: read twice, its gradient written; AdamW's four read, three written; averages
 
 
 @dataclass(frozen=True)
@@ -32,38 +32,59 @@ class Work:
     bytes_share: float
 
 
-def sampling(recipe: Recipe, batch: int, precision: str, machine: Machine) -> Work:
+class Counts:
+    """What a recipe's sampling and training are made of, counted once.
+
+    Attributes:
+        steps: (the generator's, the head's a token) of every step.
+        parameters, trained: of the network, and those that an optimizer step changes.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        tokenizer, model = parts_of(recipe)
+        assert model is not None
+        stages = generator_stages(model, is_paired(model))
+        self.steps: list[tuple[Stage, Stage]] = list(zip(stages, head_stages(model, len(stages)), strict=True))
+        self.train, self.decoder = cost(recipe).train, decoding(tokenizer)
+        only = recipe.train.only if recipe.train is not None else ()
+        sizes = {name: parameter.numel() for name, parameter in model.network.named_parameters()}
+        self.parameters = sum(sizes.values())
+        self.trained = sum(size for name, size in sizes.items() if not only or any(fnmatch(name, pattern) for pattern in only))
+        self.averaged = recipe.train is not None and recipe.train.ema is not None
+
+
+@torch.no_grad()
+def decoding(tokenizer: torch.nn.Module) -> Count:
+    with counting(tokenizer) as count:
+        tokenizer.decode(tokenizer.space.empty(1, META))  # type: ignore[operator, union-attr]
+    return count
+
+
+def sampling(counts: Counts, batch: int, precision: str, machine: Machine) -> Work:
     """``batch`` pictures' tokens by the plain loop; its steps follow one another."""
-    return together(sampling_stages(recipe, batch, precision), machine, precision)
+    return together(sampling_stages(counts, batch, precision), machine, precision)
 
 
-def decoded(recipe: Recipe, batch: int, precision: str, machine: Machine) -> Work:
+def decoded(counts: Counts, batch: int, precision: str, machine: Machine) -> Work:
     """``sampling``, and the tokenizer's decoder."""
-    tokenizer, _ = parts_of(recipe)
-    with counting(tokenizer) as count, torch.no_grad():
-        tokenizer.decode(tokenizer.space.empty(1, META))
-    decoder = (batch * count.flops, BYTES[precision] * count.weights)
-    return together([*sampling_stages(recipe, batch, precision), decoder], machine, precision)
+    decoder = (batch * counts.decoder.flops, float(BYTES[precision] * counts.decoder.weights))
+    return together([*sampling_stages(counts, batch, precision), decoder], machine, precision)
 
 
-def sampling_stages(recipe: Recipe, batch: int, precision: str) -> list[tuple[float, float]]:
+def sampling_stages(counts: Counts, batch: int, precision: str) -> list[tuple[float, float]]:
     """(FLOPs, bytes), step by step: a step reads its weights once, whatever the batch, and the keys and values of each picture."""
-    _, model = parts_of(recipe)
-    assert model is not None
-    size, steps, stages = BYTES[precision], generator_stages(model, is_paired(model)), []
-    for step, head in zip(steps, head_stages(model, len(steps)), strict=True):
+    size, stages = BYTES[precision], []
+    for step, head in counts.steps:
         stages.append((batch * step.flops, size * (step.weights + batch * step.attended)))
-        stages.append((batch * step.positions * head.flops, size * head.weights))
+        stages.append((batch * step.positions * head.flops + head.once, size * head.weights))
     return stages
 
 
-def training(recipe: Recipe, batch: int, precision: str, machine: Machine) -> Work:
-    """One optimizer step: forward and backward passes of ``batch`` pictures, and every parameter's update."""
-    counts = parameters_by_part(recipe)
-    trained = counts["total"] - counts["tokenizer"]
-    averaged = AVERAGE if recipe.train is not None and recipe.train.ema is not None else 0
-    moved = BYTES["fp32"] * trained * (UPDATE + averaged)
-    return together([(batch * cost(recipe).train, 0.0), (0.0, moved)], machine, precision)
+def training(counts: Counts, batch: int, precision: str, machine: Machine) -> Work:
+    """One optimizer step: forward and backward passes of ``batch`` pictures, while weights and gradients move; then the update."""
+    passes = (batch * counts.train, float(BYTES["fp32"] * PASSES * counts.parameters))
+    update = BYTES["fp32"] * (UPDATE * counts.trained + AVERAGE * counts.averaged * counts.parameters)
+    return together([passes, (0.0, float(update))], machine, precision)
 
 
 def together(stages: list[tuple[float, float]], machine: Machine, precision: str) -> Work:

@@ -105,8 +105,9 @@ def add_bench(commands: Any) -> None:
     bench.add_argument("--precision", default="fp32", help="fp32, bf16, or both: fp32,bf16")
     bench.add_argument("--rounds", type=int, default=5, help="in which all cases are timed in turn, after one that warms up")
     bench.add_argument("--device", help="default: the GPU where there is one")
-    bench.add_argument("--peer", metavar="PATH", help="a checkout of the author's repository, to be timed in turn with ours")
-    bench.add_argument("--out", metavar="FOLDER", help="for bench.json and bench.md")
+    bench.add_argument("--peer", type=Path, metavar="PATH", help="a checkout of the author's repository, to be timed in turn with ours")
+    bench.add_argument("--out", type=Path, metavar="FOLDER", help="for bench.json and bench.md")
+    bench.add_argument("--overwrite", action="store_true", help="replace what is there")
 
 
 def settings_of(arguments: argparse.Namespace) -> Any:
@@ -160,9 +161,9 @@ def bench_command(arguments: argparse.Namespace) -> None:
         batches = [int(number) for number in arguments.batch.split(",")]
     except ValueError:
         raise ArgenzooError(f"--batch {arguments.batch}: expected numbers, such as 1,8") from None
-    peer = None if arguments.peer is None else Path(arguments.peer)
-    settings = Settings(arguments.kinds.split(","), batches, arguments.precision.split(","), arguments.rounds, arguments.device, peer)
-    print(bench(names, parse_overrides(pairs), settings, arguments.out))
+    ways = {"kinds": arguments.kinds.split(","), "batches": batches, "precisions": arguments.precision.split(",")}
+    rest = {name: getattr(arguments, name) for name in ("rounds", "device", "peer", "out", "overwrite")}
+    print(bench(names, parse_overrides(pairs), Settings(**ways, **rest)))
 
 
 def named(words: Sequence[str]) -> tuple[list[str], list[str]]:

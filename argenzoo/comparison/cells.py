@@ -195,6 +195,6 @@ def evaluated(study: Study, name: str, planned: Planned, source: str, place: Pat
 
 def sampled_as(study: Study, source: str, sampling: dict[str, Any], planned: Planned) -> str:
     """The folder of samples and figures: what was sampled, and a hash of how, and of what it is compared with."""
-    data = next(iter(planned.recipes.values())).data
-    depends = {"source": source, "sampling": sampling, "measure": study.measure.model_dump(exclude={"batch"}), "data": data and data.dump()}
+    data = next(iter(planned.recipes.values())).data if study.measure.reference is None else None
+    depends = {"source": source, "sampling": sampling, "measure": study.measure.model_dump(), "data": data and data.dump()}
     return f"{Path(source).name}-{short(depends)}"

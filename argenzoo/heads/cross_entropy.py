@@ -80,13 +80,17 @@ class CrossEntropy(nn.Module):
         rng: Draws | None = None,
     ) -> Tensor:
         """(B, n, D) -> ids (B, n)."""
-        both = self.logits(z if z_null is None else torch.cat([z, z_null]))  # the weights are read once
-        logits = guided(both[: len(z)], None if z_null is None else both[len(z) :], guidance)
+        logits = self._guided(z, z_null, guidance)
         if options.temperature == 0:
             return logits.argmax(-1)
         probabilities = filtered(logits, options).softmax(-1)
         uniform = (rng or GlobalRng(len(z), z.device)).uniform(*z.shape[1:-1])
         return inverse_cdf(probabilities, uniform)
+
+    def _guided(self, z: Tensor, z_null: Tensor | None, guidance: Tensor) -> Tensor:
+        """Guided logits; of a pair in one product, so that the weights are read once."""
+        both = self.logits(z if z_null is None else torch.cat([z, z_null]))
+        return guided(both[: len(z)], None if z_null is None else both[len(z) :], guidance)
 
 
 def filtered(logits: Tensor, options: CrossEntropy.Sampling) -> Tensor:

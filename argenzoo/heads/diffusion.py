@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from argenzoo.errors import ArgenzooError
 from argenzoo.guidance import guided
-from argenzoo.heads.mlp import DenoisingMLP, Modulation
+from argenzoo.heads.mlp import DenoisingMLP
 from argenzoo.heads.schedule import NoiseSchedule, noise_schedule, posterior
 from argenzoo.heads.solvers import MOST, SOLVERS
 from argenzoo.protocols import Progress, TokenSpace
@@ -95,16 +95,10 @@ class Diffusion(nn.Module):
         both = self.mlp.z_embed(z if z_null is None else torch.cat([z, z_null]))
         x = solver.start(rng, shape)
         for i, modulation in enumerate(self.mlp.along(self.mlp.embed_time(solver.timesteps), both)):
-            eps, variance = self._predict(x, modulation, guidance)
-            x = solver.step(i, eps, variance, x)
+            cond, null = self.mlp.denoise_pair(x, modulation, z_null is not None)
+            (eps, variance), eps_null = cond.chunk(2, dim=-1), None if null is None else null.chunk(2, dim=-1)[0]
+            x = solver.step(i, guided(eps, eps_null, guidance), variance, x)
         return x
-
-    def _predict(self, x: Tensor, modulation: list[Modulation], guidance: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, n, C) -> guided eps and the conditional variance; the modulation is of B, or of 2B for a guided pair."""
-        paired = len(modulation[0][0]) == 2 * len(x)
-        made = self.mlp.denoise(torch.cat([x, x]) if paired else x, modulation).float()
-        eps, variance = made[: len(x)].chunk(2, dim=-1)
-        return guided(eps, made[len(x) :].chunk(2, dim=-1)[0] if paired else None, guidance), variance
 
 
 def variational_bound(schedule: NoiseSchedule, eps: Tensor, variance: Tensor, x: Tensor, x0: Tensor, t: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 import torch
@@ -43,6 +44,11 @@ class Flow(nn.Module):
         self.config, self.token_dim = config, space.dim
         self.mlp = DenoisingMLP(space.dim, dim, space.dim, config.width, config.depth)
 
+    def check(self, options: Sampling) -> None:
+        """Raises ArgenzooError where the solver's second half never comes."""
+        if options.solver == "heun" and options.num_steps == 1:
+            raise ArgenzooError("head.solver=heun has no effect with head.num_steps=1: use euler, or more steps")
+
     def loss(self, z: Tensor, tokens: Tensor, rng: Draws | None = None) -> Tensor:
         """z (M, D), tokens (M, C) -> (M,): the velocity's squared error, averaged over channels and ``batch_mul`` times."""
         rng, repeats = rng or GlobalRng(len(z), z.device), self.config.batch_mul
@@ -77,19 +83,15 @@ class Flow(nn.Module):
         times = torch.linspace(1, 0, options.num_steps + 1, device=z.device)
         both = self.mlp.z_embed(z if z_null is None else torch.cat([z, z_null]))
         modulations = self.mlp.along(self.mlp.embed_time(TIMES * times[:-1]), both)
-        now: list[Modulation] | None = next(modulations)
-        for length in times.diff():
-            assert now is not None
-            after = next(modulations, None)
-            velocity = self._velocity(x, now, guidance)
-            if options.solver == "heun" and after is not None:
-                velocity = (velocity + self._velocity(x + length * velocity, after, guidance)) / 2
-            x, now = x + length * velocity, after
-        return x
 
-    def _velocity(self, x: Tensor, modulation: list[Modulation], guidance: Tensor) -> Tensor:
-        """(B, n, C); guided where the modulation is of a pair, 2B."""
-        paired = len(modulation[0][0]) == 2 * len(x)
-        made = self.mlp.denoise(torch.cat([x, x]) if paired else x, modulation).float()
-        cond, null = made.chunk(2) if paired else (made, None)
-        return guided(cond, null, guidance)
+        def velocity(at: Tensor, modulation: Iterable[Modulation]) -> Tensor:
+            return guided(*self.mlp.denoise_pair(at, modulation, z_null is not None), guidance)
+
+        now = next(modulations)
+        for length in times.diff():
+            after = next(modulations, None)
+            first = velocity(x, now)
+            if options.solver == "heun" and after is not None:
+                first = (first + velocity(x + length * first, after)) / 2
+            x, now = x + length * first, after or now
+        return x

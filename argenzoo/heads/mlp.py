@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -22,8 +22,7 @@ class ResidualBlock(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
         self.modulation = nn.Linear(width, 3 * width)
 
-    def forward(self, x: Tensor, modulation: Modulation) -> Tensor:
-        shift, scale, gate = modulation
+    def forward(self, x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor) -> Tensor:
         return x + gate * self.mlp(self.norm(x) * (1 + scale) + shift)
 
 
@@ -60,33 +59,45 @@ class DenoisingMLP(nn.Module):
         angles = t[:, None].float() * frequencies
         return self.time_embed(torch.cat([angles.cos(), angles.sin()], dim=-1))
 
-    def modulations(self, y: Tensor) -> list[Modulation]:
-        """Of every block and the output, from time and z, embedded and added, y (..., width): x is not among what they depend on."""
+    def modulations(self, y: Tensor) -> Iterator[Modulation]:
+        """Of every block in turn, then of the output, from time and z, embedded and added, y (..., width): they do not depend on x."""
         y = F.silu(y)
-        blocks = [block.modulation(y).chunk(3, dim=-1) for block in self.blocks]  # type: ignore[operator]
-        return [*blocks, self.out_modulation(y).chunk(2, dim=-1)]
+        for block in self.blocks:
+            yield block.modulation(y).chunk(3, dim=-1)  # type: ignore[operator]
+        yield self.out_modulation(y).chunk(2, dim=-1)
 
-    def denoise(self, x: Tensor, modulations: Sequence[Modulation]) -> Tensor:
+    def denoise(self, x: Tensor, modulations: Iterable[Modulation]) -> Tensor:
         """``forward`` with the modulations at hand, each (M, width)."""
-        *own, (shift, scale) = modulations
+        each = iter(modulations)
         x = self.in_proj(x)
-        for block, modulation in zip(self.blocks, own, strict=True):
-            x = block(x, modulation)
+        for block in self.blocks:
+            x = block(x, *next(each))
+        shift, scale = next(each)
         return self.out_proj(F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift)
 
-    def along(self, times: Tensor, z: Tensor) -> Iterator[list[Modulation]]:
-        """The modulations at one time after another, for z (..., width) embedded: those of many times in one product.
+    def denoise_pair(self, x: Tensor, modulations: Iterable[Modulation], paired: bool) -> tuple[Tensor, Tensor | None]:
+        """(B, ..., C) -> (cond, null), of modulations of 2B; without a pair (cond, None), of B."""
+        made = self.denoise(torch.cat([x, x]) if paired else x, modulations).float()
+        return (made[: len(x)], made[len(x) :]) if paired else (made, None)
 
-        So the modulations' weights, more than half of the network's, are read once for ``ROWS`` rows, not once a time.
+    def along(self, times: Tensor, z: Tensor) -> Iterator[Iterable[Modulation]]:
+        """The modulations at one time after another, for z (..., width) embedded.
+
+        Of few rows those of many times are made in one product, so that their weights, more than half of the network's, are read once for
+        ``ROWS`` rows, not once a time; of many rows a block's are made when it is its turn, so that no more than one block's are held.
 
         Args:
             times: (T, width), embedded.
         """
         rows = z.shape[:-1].numel()
-        for some in times.split(max(1, ROWS // rows)):
-            made = self.modulations(z + some.view(-1, *[1] * (z.dim() - 1), z.shape[-1]))  # (t, ..., width) each
+        if 2 * rows > ROWS:
+            yield from (Lazy(self, z + time) for time in times)
+            return
+        for some in times.split(ROWS // rows):
+            made = list(self.modulations(z + some.view(-1, *[1] * (z.dim() - 1), z.shape[-1])))  # (t, ..., width) each
             for i in range(len(some)):
                 yield [tuple(part[i] for part in modulation) for modulation in made]
+            del made  # before the next are made
 
     def _init(self) -> None:
         """Xavier; time from N(0, 0.02^2); every modulation and the output start at zero, so the network starts as the identity."""
@@ -102,3 +113,13 @@ class DenoisingMLP(nn.Module):
                 nn.init.zeros_(module.modulation.weight)
         for layer in (self.out_modulation, self.out_proj):
             nn.init.zeros_(layer.weight)
+
+
+class Lazy:
+    """The modulations of one y, made anew each time that they are gone through."""
+
+    def __init__(self, mlp: DenoisingMLP, y: Tensor) -> None:
+        self.mlp, self.y = mlp, y
+
+    def __iter__(self) -> Iterator[Modulation]:
+        return self.mlp.modulations(self.y)

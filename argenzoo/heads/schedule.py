@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -45,7 +45,7 @@ def respaced(num_steps: int, steps: int = 1000) -> list[int]:
     return [round(i * stride) for i in range(num_steps)]
 
 
-@lru_cache(maxsize=64)
+@cache  # one for each number of steps, which may fall along the order
 def noise_schedule(num_steps: int = 1000, device: torch.device | str = "cpu", steps: int = 1000) -> NoiseSchedule:
     """The full schedule, or one of ``num_steps`` of its ``steps`` whose betas are those between the kept timesteps."""
     timesteps = respaced(num_steps, steps)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -56,15 +58,13 @@ class DPMSolver:
     def __init__(self, num_steps: int, temperature: float, clip: float | None, device: torch.device) -> None:
         from diffusers import DPMSolverMultistepScheduler  # takes seconds to import
 
-        bar = cosine_alpha_bar()
-        betas = 1 - bar / torch.cat([bar.new_ones(1), bar[:-1]])
         self.clip, self.full = clip, noise_schedule(device=device)
         self.scheduler = DPMSolverMultistepScheduler(
-            trained_betas=betas.numpy(), prediction_type="sample", lambda_min_clipped=CLEAREST, solver_order=2
+            trained_betas=betas(), prediction_type="sample", lambda_min_clipped=CLEAREST, solver_order=2
         )
-        self.scheduler.set_timesteps(num_steps, device=device)
-        self.timesteps = self.scheduler.timesteps
-        self._steps = self.timesteps.tolist()
+        self.scheduler.set_timesteps(num_steps)  # on the CPU, where it looks them up at every step
+        self._steps = self.scheduler.timesteps.tolist()
+        self.timesteps = self.scheduler.timesteps.to(device)
 
     def start(self, rng: Draws, shape: tuple[int, ...]) -> Tensor:
         return rng.normal(*shape)
@@ -74,6 +74,12 @@ class DPMSolver:
         x0 = self.full.sqrt_recip_alpha_bar[t] * x - self.full.sqrt_recip_minus_one[t] * eps
         x0 = x0 if self.clip is None else x0.clamp(-self.clip, self.clip)
         return self.scheduler.step(x0, t, x, return_dict=False)[0]
+
+
+@lru_cache(maxsize=1)
+def betas() -> np.ndarray:
+    bar = cosine_alpha_bar()
+    return np.asarray(1 - bar / torch.cat([bar.new_ones(1), bar[:-1]]))
 
 
 SOLVERS: dict[str, type[Ancestral | DPMSolver]] = {"ancestral": Ancestral, "dpm": DPMSolver}
