@@ -48,7 +48,7 @@ def plot(series: Iterable[Series], x: str, y: str, log: str = "", bands: Iterabl
         axes.yaxis.set_minor_formatter(ScalarFormatter())
     axes.grid(alpha=0.3)
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=7)
+        figure.legend(fontsize=7, loc="outside lower center", ncols=2)  # where it hides no point
     file = io.BytesIO()
     figure.savefig(file, format="png", metadata={"Software": None})
     return file.getvalue()
