@@ -133,7 +133,7 @@ def test_steps_fall_along_the_order():
     assert len(asked) == 50
     model = tiny_model("fruit_mar", {"sampling.head": {"num_steps": 20, "last_steps": 5}, "sampling.order.num_steps": 4}).to("meta")
     stages = head_stages(model, 4)
-    assert [stage.flops / stages[3].flops for stage in stages] == pytest.approx([4, 3, 2, 1], rel=0.01)
+    assert [stage.flops / stages[3].flops for stage in stages] == pytest.approx([4, 3, 2, 1], rel=0.02)  # z is embedded once a set
 
 
 @pytest.mark.parametrize("solver", ["ancestral", "dpm"])
