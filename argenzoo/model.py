@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from argenzoo.errors import ArgenzooError
 from argenzoo.layers.embed import put, take
+from argenzoo.layers.execution import executing
+from argenzoo.layers.linear import quick
 from argenzoo.options import SamplingOptions
 from argenzoo.protocols import Condition, Progress, TokenSpace
 from argenzoo.rng import Draws, Rng
@@ -23,6 +25,7 @@ class ARNetwork(nn.Module):
     def __init__(self, conditioner: Any, generator: Any, head: Any) -> None:
         super().__init__()
         self.conditioner, self.generator, self.head = conditioner, generator, head
+        quick(self)
 
     def forward(self, context: Tensor, tokens: Tensor, condition: Any, rng: Draws | None = None) -> dict[str, Tensor]:
         """``loss`` (0-d) over the positions to be predicted; in evaluation also ``token_loss`` and the head's metrics,
@@ -104,6 +107,12 @@ class ARModel(nn.Module):
         tokens = self.tokenizer.tokens(self.tokenizer.encode(images), rng)
         return self.network(self.tokenizer.context(tokens), tokens, condition, rng)["loss"]
 
+    def executing(self, options: SamplingOptions | None = None) -> AbstractContextManager[None]:
+        """Hold the weights in the form that ``options.execution`` names, None the recipe's: around many calls, which else make it each.
+        They must not change inside."""
+        self.require("network")
+        return executing(self.network, (self.sampling if options is None else options).execution)
+
     def context(self, tokens: Tensor, upto: int | None = None) -> Tensor:
         """The tokenizer's, which for a single grid is the tokens themselves: there it need not be loaded."""
         if self.tokenizer is None and len(self.space.scales) == 1:
@@ -180,31 +189,32 @@ class ARModel(nn.Module):
             (B, N) ids or (B, N, C) vectors.
         """
         self.require("network")
-        cond = self.conditioner(condition)
-        batch, space = len(cond.vector), self.space
-        scale = torch.as_tensor(options.guidance.guidance if guidance is None else guidance, device=cond.vector.device).float()
-        paired = bool((scale != 1).any())
-        both = Condition.cat([cond, self.conditioner.null(batch, cond.mask)]) if paired else cond
-        tokens = space.empty(batch, cond.vector.device)
-        if known is not None and given is not None:
-            tokens = put(tokens, torch.arange(space.num_tokens), torch.where(spread(known, given), given, tokens))
-        state = self.generator.start(both, batch * (1 + paired), doubled(known, paired))
-        sets = list(self.generator.order(batch, known, rng, options.order) if order is None else order)
-        seen = space.num_tokens - sum(positions.shape[-1] for positions in sets)
-        for step, positions in enumerate(sets):
-            context = self.context(tokens, upto=seen)
-            seen += positions.shape[-1]
-            progress = Progress(step, len(sets), seen, space.num_tokens)
-            wide = positions if positions.dim() == 1 else doubled(positions, paired)
-            z = self.generator.step(state, doubled(context, paired), wide)  # (B or 2B, n, D)
-            z, z_null = z.chunk(2) if paired else (z, None)
-            new = self.head.sample(z, z_null, options.guidance.at(progress, scale), options.head, progress, rng)
+        with self.executing(options):
+            cond = self.conditioner(condition)
+            batch, space = len(cond.vector), self.space
+            scale = torch.as_tensor(options.guidance.guidance if guidance is None else guidance, device=cond.vector.device).float()
+            paired = bool((scale != 1).any())
+            both = Condition.cat([cond, self.conditioner.null(batch, cond.mask)]) if paired else cond
+            tokens = space.empty(batch, cond.vector.device)
             if known is not None and given is not None:
-                new = torch.where(spread(take(known, positions), new), take(given, positions), new)
-            tokens = put(tokens, positions, new.to(tokens.dtype))
-            if watch is not None:
-                watch(progress)
-        return tokens
+                tokens = put(tokens, torch.arange(space.num_tokens), torch.where(spread(known, given), given, tokens))
+            state = self.generator.start(both, batch * (1 + paired), doubled(known, paired))
+            sets = list(self.generator.order(batch, known, rng, options.order) if order is None else order)
+            seen = space.num_tokens - sum(positions.shape[-1] for positions in sets)
+            for step, positions in enumerate(sets):
+                context = self.context(tokens, upto=seen)
+                seen += positions.shape[-1]
+                progress = Progress(step, len(sets), seen, space.num_tokens)
+                wide = positions if positions.dim() == 1 else doubled(positions, paired)
+                z = self.generator.step(state, doubled(context, paired), wide)  # (B or 2B, n, D)
+                z, z_null = z.chunk(2) if paired else (z, None)
+                new = self.head.sample(z, z_null, options.guidance.at(progress, scale), options.head, progress, rng)
+                if known is not None and given is not None:
+                    new = torch.where(spread(take(known, positions), new), take(given, positions), new)
+                tokens = put(tokens, positions, new.to(tokens.dtype))
+                if watch is not None:
+                    watch(progress)
+            return tokens
 
     def save_pretrained(self, save_directory: str | Path, license: str | None = None, overwrite: bool = False) -> None:  # noqa: A002
         """Write a folder that ``from_pretrained`` and ``build_model`` read: recipe, weights (sharded above 5 GB), a model card.

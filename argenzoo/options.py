@@ -1,4 +1,4 @@
-"""How to sample: guidance, the generator's own options and the head's, typed, in one object."""
+"""How to sample: guidance, the generator's own options, the head's and the weights' form, typed, in one object."""
 
 from __future__ import annotations
 
@@ -7,16 +7,20 @@ from typing import Any
 
 from argenzoo.errors import ArgenzooError, suggestion
 from argenzoo.guidance import Guidance
+from argenzoo.layers.execution import Execution
 from argenzoo.registry import Config
+
+SECTIONS = ("order", "head", "execution")
 
 
 @dataclass(frozen=True)
 class SamplingOptions:
-    """``guidance, ramp, interval`` at the top; ``order.*`` are the generator's ``Sampling``, ``head.*`` the head's."""
+    """``guidance, ramp, interval`` at the top; ``order.*`` and ``head.*`` are the parts' ``Sampling``, ``execution.*`` is for all."""
 
     guidance: Guidance
     order: Config
     head: Config
+    execution: Execution
 
     @staticmethod
     def parse(values: dict[str, Any], generator: Any, head: Any, where: str = "sampling") -> SamplingOptions:
@@ -24,24 +28,25 @@ class SamplingOptions:
         if not isinstance(values, dict):
             raise ArgenzooError(f"{where}: expected a section of key: value, got {values!r}")
         values = dict(values)
-        order, head_options = values.pop("order", None) or {}, values.pop("head", None) or {}
+        order, head_options, execution = (values.pop(section, None) or {} for section in SECTIONS)
         unknown = next((key for key in values if key not in Guidance.model_fields), None)
         if unknown is not None:
-            raise ArgenzooError(f"unknown key '{where}.{unknown}'{suggestion(str(unknown), [*Guidance.model_fields, 'order', 'head'])}")
+            raise ArgenzooError(f"unknown key '{where}.{unknown}'{suggestion(str(unknown), [*Guidance.model_fields, *SECTIONS])}")
         return SamplingOptions(
             Guidance.parse(values, where),
             generator.Sampling.parse(order, f"{where}.order"),
             head.Sampling.parse(head_options, f"{where}.head"),
+            Execution.parse(execution, f"{where}.execution"),
         )
 
     def dump(self) -> dict[str, Any]:
         """Nested, as in a recipe."""
-        return {**self.guidance.model_dump(), "order": self.order.model_dump(), "head": self.head.model_dump()}
+        return {**self.guidance.model_dump(), **{section: getattr(self, section).model_dump() for section in SECTIONS}}
 
     def dotted(self) -> dict[str, Any]:
         """As ``override`` takes it."""
         values = self.dump()
-        parts = {f"{name}.{key}": value for name in ("order", "head") for key, value in values.pop(name).items()}
+        parts = {f"{name}.{key}": value for name in SECTIONS for key, value in values.pop(name).items()}
         return {**values, **parts}
 
     def override(self, changes: dict[str, Any] | None) -> SamplingOptions:

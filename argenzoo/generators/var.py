@@ -21,10 +21,10 @@ from argenzoo.rng import Draws
 
 @dataclass
 class VARState:
-    """The caches, and the condition as the blocks read it."""
+    """The caches, and the condition as each block reads it."""
 
     condition: Condition
-    modulation: Tensor
+    modulations: list[Tensor]
     caches: list[KVCache]
 
 
@@ -75,8 +75,7 @@ class VAR(nn.Module):
         everywhere = torch.ones(context.shape[:2], dtype=torch.bool, device=context.device)
         x = self._inputs(context, condition, torch.arange(self.space.num_tokens, device=context.device))
         block_causal = self.levels[:, None] >= self.levels  # (N, N)
-        modulation = self._modulation(condition)
-        for block in self.blocks:
+        for block, modulation in zip(self.blocks, self._modulations(condition), strict=True):
             x = block(x, modulation, block_causal, None)
         return self._out(x, condition), everywhere
 
@@ -85,13 +84,13 @@ class VAR(nn.Module):
         yield from torch.arange(self.space.num_tokens, device=self.position.device).split(self.space.sizes)
 
     def start(self, condition: Condition, batch: int, known: Tensor | None = None) -> VARState:
-        return VARState(condition, self._modulation(condition), [KVCache(self.space.num_tokens) for _ in self.blocks])
+        return VARState(condition, self._modulations(condition), [KVCache(self.space.num_tokens) for _ in self.blocks])
 
     def step(self, state: VARState, context: Tensor, positions: Tensor) -> Tensor:
         """z (B, n, D) of the next scale, which sees itself and the cache: no mask."""
         x = self._inputs(context, state.condition, positions)
-        for block, cache in zip(self.blocks, state.caches, strict=True):
-            x = block(x, state.modulation, None, cache)
+        for block, modulation, cache in zip(self.blocks, state.modulations, state.caches, strict=True):
+            x = block(x, modulation, None, cache)
         return self._out(x, state.condition)
 
     def _inputs(self, context: Tensor, condition: Condition, positions: Tensor) -> Tensor:
@@ -102,8 +101,9 @@ class VAR(nn.Module):
         x = torch.where(begins, start, self.embed(take(context, positions)))
         return x + self.level(self.levels[positions]) + self.position[positions]
 
-    def _modulation(self, condition: Condition) -> Tensor:
-        return condition.vector if self.shared is None else self.shared(condition.vector)
+    def _modulations(self, condition: Condition) -> list[Tensor]:
+        vector = condition.vector if self.shared is None else self.shared(condition.vector)
+        return [block.modulated(vector) for block in self.blocks]  # type: ignore[operator]
 
     def _out(self, x: Tensor, condition: Condition) -> Tensor:
         scale, shift = self.out(condition.vector).unbind(2)

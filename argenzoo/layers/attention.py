@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from argenzoo.layers.rope import Rotation, rotate
+from argenzoo.layers.linear import Linear
+from argenzoo.layers.rope import rotate
 
 
 class KVCache:
@@ -58,23 +59,22 @@ class Attention(nn.Module):
         super().__init__()
         self.num_heads, self.dropout = num_heads, dropout
         self.scale = 1.0 if qk_norm is not None else scale
-        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.qkv = Linear(dim, 3 * dim, bias=False)
         self.proj = nn.Linear(dim, dim, bias=bias)
         self.q_bias = nn.Parameter(torch.zeros(dim)) if bias else None
         self.v_bias = nn.Parameter(torch.zeros(dim)) if bias else None
         self.log_scale = nn.Parameter(torch.full((num_heads, 1, 1), math.log(qk_norm))) if qk_norm is not None else None
 
     def forward(
-        self, x: Tensor, rotation: Rotation | None = None, mask: Tensor | None = None, causal: bool = False, cache: KVCache | None = None
+        self, x: Tensor, rotation: Tensor | None = None, mask: Tensor | None = None, causal: bool = False, cache: KVCache | None = None
     ) -> Tensor:
         """(B, N, D) -> (B, N, D). ``mask`` is bool, True where a query may look."""
-        q, k, v = rearrange(self._project(x), "b n (three h d) -> three b h n d", three=3, h=self.num_heads)
+        qkv = rearrange(self._project(x), "b n (three h d) -> three b h n d", three=3, h=self.num_heads)
+        q, k, v = qkv if rotation is None else (*rotate(qkv[:2], rotation), qkv[2])
         if self.log_scale is not None:
             q = F.normalize(q, dim=-1) * self.log_scale.clamp(max=math.log(100)).exp()
             k = F.normalize(k, dim=-1)
             q, k = q.to(v.dtype), k.to(v.dtype)
-        if rotation is not None:
-            q, k = rotate(q, rotation), rotate(k, rotation)
         if cache is not None:
             k, v = cache.append(k, v)
         dropout = self.dropout if self.training else 0.0
@@ -84,4 +84,4 @@ class Attention(nn.Module):
     def _project(self, x: Tensor) -> Tensor:
         if self.q_bias is None or self.v_bias is None:
             return self.qkv(x)
-        return F.linear(x, self.qkv.weight, torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias]))
+        return self.qkv(x, torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias]))

@@ -8,7 +8,6 @@ from timm.layers import DropPath, Mlp
 from torch import Tensor, nn
 
 from argenzoo.layers.attention import Attention, KVCache
-from argenzoo.layers.rope import Rotation
 
 
 class SwiGLU(nn.Module):
@@ -36,7 +35,7 @@ class LlamaBlock(nn.Module):
         self.ffn = SwiGLU(dim)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, rotation: Rotation, mask: Tensor | None, causal: bool, cache: KVCache | None) -> Tensor:
+    def forward(self, x: Tensor, rotation: Tensor, mask: Tensor | None, causal: bool, cache: KVCache | None) -> Tensor:
         x = x + self.dropout(self.attention(self.attention_norm(x), rotation, mask, causal, cache))  # (B, N, D)
         return x + self.dropout(self.ffn(self.ffn_norm(x)))  # (B, N, D)
 
@@ -75,9 +74,12 @@ class AdaLNBlock(nn.Module):
         self.modulation = nn.Identity() if shared else Modulation(dim, 6)
         self.offset = nn.Parameter(torch.randn(6, dim) / dim**0.5) if shared else None
 
-    def forward(self, x: Tensor, vector: Tensor, mask: Tensor | None, cache: KVCache | None) -> Tensor:
-        """x (B, N, D); ``vector``: the condition (B, D), or the shared modulation (B, 1, 6, D)."""
-        modulation = self.modulation(vector) if self.offset is None else vector + self.offset
+    def modulated(self, vector: Tensor) -> Tensor:
+        """The condition (B, D), or the shared modulation (B, 1, 6, D), -> this block's (B, 1, 6, D), the same at every scale."""
+        return self.modulation(vector) if self.offset is None else vector + self.offset
+
+    def forward(self, x: Tensor, modulation: Tensor, mask: Tensor | None, cache: KVCache | None) -> Tensor:
+        """x (B, N, D); ``modulation``: of ``modulated``."""
         gamma1, gamma2, scale1, scale2, shift1, shift2 = modulation.unbind(2)  # (B, 1, D) each
         x = x + self.drop_path(gamma1 * self.attention(modulate(x, scale1, shift1), mask=mask, cache=cache))
         return x + self.drop_path(gamma2 * self.mlp(modulate(x, scale2, shift2)))

@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor, nn
 
 
-class Rotation(NamedTuple):
-    """cos and sin of every position, (N, head_dim/2) or (B, 1, N, head_dim/2)."""
-
-    cos: Tensor
-    sin: Tensor
-
-
-def rotate(x: Tensor, rotation: Rotation) -> Tensor:
-    """Turn the interleaved pairs of (B, heads, N, head_dim), in float32."""
-    even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
-    cos, sin = rotation
+def rotate(x: Tensor, rotation: Tensor) -> Tensor:
+    """Turn the interleaved pairs of (..., heads, N, head_dim), in float32, by exp(i angle) of every position, (N, head_dim/2) or
+    (B, 1, N, head_dim/2): one product of complex numbers, or of their parts for a compiler, which has no code for them."""
+    pairs = x.float().unflatten(-1, (-1, 2))
+    if not torch.compiler.is_compiling():
+        return torch.view_as_real(torch.view_as_complex(pairs) * rotation).flatten(-2).to(x.dtype)
+    even, odd = pairs.unbind(-1)
+    cos, sin = rotation.real, rotation.imag
     return torch.stack((even * cos - odd * sin, odd * cos + even * sin), dim=-1).flatten(-2).to(x.dtype)
 
 
 class GridRope(nn.Module):
     """The angles of an (height, width) grid.
 
-    A prefix has cos = sin = 0: its queries and keys become zero vectors, not unrotated ones (as in LlamaGen's weights).
+    A prefix is multiplied by 0: its queries and keys become zero vectors, not unrotated ones (as in LlamaGen's weights).
     """
 
     angles: Tensor
@@ -39,9 +34,9 @@ class GridRope(nn.Module):
         columns = torch.arange(width, device="cpu").repeat(height)[:, None] * frequencies
         self.register_buffer("angles", torch.cat([rows, columns], dim=-1), persistent=False)  # (N, head_dim/2)
 
-    def forward(self, positions: Tensor, prefix: int = 0) -> Rotation:
-        """Grid positions (n,) or (B, n) -> their rotation behind ``prefix`` zero rows, broadcastable over heads."""
+    def forward(self, positions: Tensor, prefix: int = 0) -> Tensor:
+        """Grid positions (n,) or (B, n) -> their complex rotation behind ``prefix`` zero rows, broadcastable over heads."""
         angles = self.angles[positions].float()
-        zeros = angles.new_zeros(*angles.shape[:-2], prefix, angles.shape[-1])
-        cos, sin = torch.cat([zeros, angles.cos()], dim=-2), torch.cat([zeros, angles.sin()], dim=-2)
-        return Rotation(cos, sin) if positions.dim() == 1 else Rotation(cos[:, None], sin[:, None])
+        turned = torch.polar(torch.ones_like(angles), angles)
+        rotation = torch.cat([turned.new_zeros(*angles.shape[:-2], prefix, angles.shape[-1]), turned], dim=-2)
+        return rotation if positions.dim() == 1 else rotation[:, None]

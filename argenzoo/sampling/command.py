@@ -129,7 +129,7 @@ def how_made(model: ARModel, checkpoint: str | Path, folder: Path | None) -> dic
 
 def sampled(model: ARModel, labels: list[int], seed: int, batch: int) -> Iterator[np.ndarray]:
     """(n, H, W, 3) uint8, ``batch`` at a time; picture i depends on (seed, i) and its label alone."""
-    with tqdm(total=len(labels), desc="sampling", unit="picture", disable=len(labels) <= 1) as bar:
+    with tqdm(total=len(labels), desc="sampling", unit="picture", disable=len(labels) <= 1) as bar, model.executing():
         for first in range(0, len(labels), batch):
             some = labels[first : first + batch]
             yield to_uint8(model.generate(some, seed=seed, indices=list(range(first, first + len(some)))))

@@ -1,0 +1,100 @@
+"""In which form a network's weights are read while it samples: packed for the processor, in bfloat16, in 8-bit integers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from argenzoo.errors import ArgenzooError
+from argenzoo.layers.linear import Form, Linear, packed, product, takes
+from argenzoo.registry import Config
+
+BLOCK = 64  # int8 products on a CPU take rows of a multiple of it
+
+
+class Execution(Config):
+    """How the products of sampling are made. Of little use where a step reads weights for thousands of rows."""
+
+    weights: Literal["fp32", "bf16", "int8"] = Field(
+        "fp32", description="as they are read in every step: half, a quarter of the bytes; int8 needs torchao"
+    )
+    packed: bool = Field(True, description="on a CPU in float32 or bfloat16, held a second time in the order in which they are read")
+
+
+@contextmanager
+def executing(network: nn.Module, execution: Execution) -> Iterator[None]:
+    """Inside, every ``Linear`` of the network reads its weights in ``execution``'s form, made once here; they must not change meanwhile.
+
+    Within another such context for the same network it does nothing: hold one around many calls.
+
+    Raises:
+        ArgenzooError: within a context of another form; int8 without torchao.
+    """
+    outer = getattr(network, "execution", None)
+    if outer is not None:
+        if outer != execution:
+            raise ArgenzooError(f"this model executes with {outer} already, and can't with {execution} at the same time")
+        yield
+        return
+    parts = [part for part in network.modules() if isinstance(part, Linear)]
+    make = FORMS[execution.weights]
+    try:
+        network.execution = execution  # type: ignore[assignment]
+        for part in parts:
+            part.form = make(part.weight.detach(), execution.packed)
+        yield
+    finally:
+        network.execution = None  # type: ignore[assignment]
+        for part in parts:
+            part.form = None
+
+
+def float32(weight: Tensor, pack: bool) -> Form | None:
+    """Packed, which only a CPU's library knows; else as ever."""
+    if not pack or not takes(weight, weight):
+        return None
+    ready = packed(weight)
+    return lambda x: product(x, ready) if takes(x, weight) else F.linear(x, weight)
+
+
+def bfloat16(weight: Tensor, pack: bool) -> Form:
+    """Weights and inputs rounded to bfloat16; the sums come back in the input's type."""
+    half = weight.to(torch.bfloat16)
+    if not pack or not takes(weight, weight):
+        return lambda x: F.linear(x.to(torch.bfloat16), half).to(x.dtype)
+    ready = packed(half)
+    return lambda x: product(x.to(torch.bfloat16), ready).to(x.dtype)
+
+
+def int8(weight: Tensor, pack: bool) -> Form:
+    """torchao's 8-bit integers with a scale a row of the weight; inputs in bfloat16. What does not fit the kernel is in bfloat16."""
+    if weight.shape[1] % BLOCK or weight.shape[0] % BLOCK:
+        return bfloat16(weight, pack)
+    quantized = quantize(weight)
+    if weight.device.type != "cpu":
+        return lambda x: F.linear(x.to(torch.bfloat16), quantized).to(x.dtype)
+    numbers, scales = quantized.qdata.contiguous(), quantized.scale.flatten()  # type: ignore[attr-defined]
+    scales = scales.to(torch.bfloat16)
+    # torchao itself would make a bfloat16 weight of them at every call
+    return lambda x: torch._weight_int8pack_mm(x.flatten(0, -2).to(torch.bfloat16), numbers, scales).view(*x.shape[:-1], -1).to(x.dtype)
+
+
+def quantize(weight: Tensor) -> Tensor:
+    """torchao's tensor of ``weight`` (N, K) in bfloat16. Raises ArgenzooError where torchao is not installed."""
+    try:
+        from torchao.quantization import Int8WeightOnlyConfig, quantize_
+    except ImportError:
+        raise ArgenzooError("execution.weights=int8 needs torchao: pip install 'argenzoo[int8]'") from None
+    holder = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+    holder.weight = nn.Parameter(weight.to(torch.bfloat16), requires_grad=False)
+    quantize_(holder, Int8WeightOnlyConfig(set_inductor_config=False))
+    return holder.weight
+
+
+FORMS: dict[str, Callable[[Tensor, bool], Form | None]] = {"fp32": float32, "bf16": bfloat16, "int8": int8}

@@ -1,0 +1,89 @@
+"""nn.Linear by the product that is quickest where it runs; and with its weights in another form while a model samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Form = Callable[[Tensor], Tensor]  # (..., K) -> (..., N), of one Linear, without its bias
+
+
+class Linear(nn.Linear):
+    """The same parameters, file and mathematics as nn.Linear.
+
+    Attributes:
+        form: how the product is made while a model executes with other weights (``layers.execution``); None is ``linear``.
+    """
+
+    form: Form | None = None
+
+    def forward(self, input: Tensor, bias: Tensor | None = None) -> Tensor:  # noqa: A002 (nn.Linear's)
+        """``bias``: instead of its own."""
+        bias = self.bias if bias is None else bias
+        if self.form is None or torch.is_grad_enabled():
+            return linear(input, self.weight, bias)
+        out = self.form(input)
+        return out if bias is None else out + bias
+
+
+def quick(module: nn.Module) -> None:
+    """Every nn.Linear in it, timm's too, becomes a ``Linear``; subclasses are left alone."""
+    for part in module.modules():
+        if type(part) is nn.Linear:
+            part.__class__ = Linear
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """F.linear; on a CPU in float32 by oneDNN, whose products of few rows can be two to three times as quick as those of the BLAS that
+    torch takes (docs/speed.md)."""
+    if not takes(x, weight):
+        return F.linear(x, weight, bias)
+    if torch.is_grad_enabled() and any(part is not None and part.requires_grad for part in (x, weight, bias)):
+        return OneDNN.apply(x, weight, bias)
+    return product(x, weight, bias)
+
+
+def takes(x: Tensor, weight: Tensor) -> bool:
+    """Whether oneDNN is there and this is for it."""
+    return (
+        x.device.type == weight.device.type == "cpu"
+        and x.dtype == weight.dtype == torch.float32
+        and x.dim() > 1
+        and x.numel() > 0
+        and torch.backends.mkldnn.is_available()
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+    )
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x (..., K), weight (N, K) of any strides or packed by ``packed`` -> (..., N)."""
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")  # what torch.compile calls, too
+
+
+def packed(weight: Tensor) -> Tensor:
+    """A copy of (N, K) in the order in which oneDNN reads it: an opaque tensor, for ``product`` alone."""
+    return torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())
+
+
+class OneDNN(torch.autograd.Function):
+    """``product`` and its gradients; that of the weight is left to the BLAS, which is the quicker one there."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.biased = bias is not None
+        return product(x, weight, bias)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        rows = gradient.flatten(0, -2)
+        for_x = product(gradient, weight.t()) if ctx.needs_input_grad[0] else None
+        for_weight = rows.t() @ x.flatten(0, -2) if ctx.needs_input_grad[1] else None
+        return for_x, for_weight, rows.sum(0) if ctx.biased and ctx.needs_input_grad[2] else None
