@@ -32,11 +32,13 @@ class Guidance(Config):
         guidance: s at the end of the ramp; 1 is off. (VAR's cfg 1.5 is 2.5 here.)
         ramp: ``constant`` (LlamaGen), by ``step`` (VAR: 1 + (s-1) k/(S-1)), or by the fraction of ``revealed`` tokens (MAR "linear").
         interval: guidance is off after that many decode steps (LlamaGen's ``cfg_interval``; the first token counts as none of them).
+        skip: while the ramp is below this fraction guidance is off, and the null branch is not made.
     """
 
     guidance: float = Field(1.0, ge=0)
     ramp: Literal["constant", "step", "revealed"] = "constant"
     interval: int | None = Field(None, ge=0)
+    skip: float = Field(0.0, ge=0, lt=1)
 
     def fraction(self, progress: Progress) -> float:
         """How far up the ramp this step is, in [0, 1]."""
@@ -44,8 +46,12 @@ class Guidance(Config):
         revealed = min(progress.revealed, progress.total - 1) / progress.total
         return {"constant": 1.0, "step": progress.step / max(progress.steps - 1, 1), "revealed": revealed}[self.ramp]
 
+    def acts(self, progress: Progress) -> bool:
+        """Whether this step is guided."""
+        return (self.interval is None or progress.step <= self.interval + 1) and self.fraction(progress) >= self.skip
+
     def at(self, progress: Progress, scale: Tensor) -> Tensor:
         """``scale`` (0-d or (B,), s at the end of the ramp) -> s at this step."""
-        if self.interval is not None and progress.step > self.interval + 1:
+        if not self.acts(progress):
             return torch.ones_like(scale)
         return 1 + (scale - 1) * self.fraction(progress)

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from argenzoo.branches import Branches
 from argenzoo.errors import ArgenzooError
 from argenzoo.layers.embed import put, take
 from argenzoo.layers.execution import executing
 from argenzoo.layers.linear import quick
 from argenzoo.options import SamplingOptions
-from argenzoo.protocols import Condition, Progress, TokenSpace
+from argenzoo.protocols import Progress, TokenSpace
 from argenzoo.rng import Draws, Rng
 
 
@@ -64,6 +65,10 @@ class ARModel(nn.Module):
 
     def check(self, options: SamplingOptions) -> None:
         """Raises ArgenzooError where these parts can't sample so."""
+        if options.guidance.skip and (options.guidance.ramp == "constant" or not getattr(self.generator, "restless", False)):
+            raise ArgenzooError(
+                "sampling.skip has no effect with ramp=constant, and is for generators that keep nothing between steps (mar)"
+            )
         if hasattr(self.generator, "check"):
             self.generator.check(options.order, self.conditioner.num_tokens)
         if hasattr(self.head, "check"):
@@ -194,20 +199,18 @@ class ARModel(nn.Module):
             batch, space = len(cond.vector), self.space
             scale = torch.as_tensor(options.guidance.guidance if guidance is None else guidance, device=cond.vector.device).float()
             paired = bool((scale != 1).any())
-            both = Condition.cat([cond, self.conditioner.null(batch, cond.mask)]) if paired else cond
+            null = self.conditioner.null(batch, cond.mask) if paired else None
             tokens = space.empty(batch, cond.vector.device)
             if known is not None and given is not None:
                 tokens = put(tokens, torch.arange(space.num_tokens), torch.where(spread(known, given), given, tokens))
-            state = self.generator.start(both, batch * (1 + paired), doubled(known, paired))
+            branches = Branches(self.generator, cond, null, known, options.order, parted=options.guidance.skip > 0)
             sets = list(self.generator.order(batch, known, rng, options.order) if order is None else order)
             seen = space.num_tokens - sum(positions.shape[-1] for positions in sets)
             for step, positions in enumerate(sets):
                 context = self.context(tokens, upto=seen)
                 seen += positions.shape[-1]
                 progress = Progress(step, len(sets), seen, space.num_tokens)
-                wide = positions if positions.dim() == 1 else doubled(positions, paired)
-                z = self.generator.step(state, doubled(context, paired), wide)  # (B or 2B, n, D)
-                z, z_null = z.chunk(2) if paired else (z, None)
+                z, z_null = branches.step(context, positions, options.guidance.acts(progress))  # (B, n, D) each
                 new = self.head.sample(z, z_null, options.guidance.at(progress, scale), options.head, progress, rng)
                 if known is not None and given is not None:
                     new = torch.where(spread(take(known, positions), new), take(given, positions), new)
@@ -276,11 +279,6 @@ class ARModel(nn.Module):
 
         access = Access(revision, token, cache_dir, force_download, local_files_only)
         return load(pretrained_model_name_or_path, overrides, device, access)
-
-
-def doubled(x: Any, paired: bool) -> Any:
-    """[x; x] along the batch for a guided pair; x itself otherwise."""
-    return torch.cat([x, x]) if paired and x is not None else x
 
 
 def spread(mask: Tensor, like: Tensor) -> Tensor:

@@ -73,19 +73,19 @@ class Condition:
         tokens: (B, T, D), read as a prefix (raster) or buffer (mar).
         vector: (B, D), read by AdaLN (var).
         mask: (B, T) bool, False where padded; None when nothing is.
+        nulls: how many of the last rows are the null condition of as many before them.
     """
 
     tokens: Tensor
     vector: Tensor
     mask: Tensor | None = None
+    nulls: int = 0
 
     @staticmethod
-    def cat(parts: list[Condition]) -> Condition:
-        """One batch out of several, so that [cond; null] is one forward pass."""
-        masks = [part.mask for part in parts if part.mask is not None]
-        return Condition(
-            torch.cat([part.tokens for part in parts]), torch.cat([part.vector for part in parts]), torch.cat(masks) if masks else None
-        )
+    def pair(cond: Condition, null: Condition) -> Condition:
+        """[cond; null] as one batch, for one forward pass."""
+        mask = None if cond.mask is None or null.mask is None else torch.cat([cond.mask, null.mask])
+        return Condition(torch.cat([cond.tokens, null.tokens]), torch.cat([cond.vector, null.vector]), mask, len(null.vector))
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,8 @@ class Conditioner(Protocol):
 class Generator(Protocol):
     """A network and an order. Never sees logits, noise or guidance. ``__init__(config, space)``.
 
-    It may have ``check(options, condition_tokens)``, which raises ArgenzooError on sampling options or a condition that can't work.
+    It may have ``check(options, condition_tokens)``, which raises ArgenzooError on sampling options or a condition that can't work;
+    ``restless = True`` says that a step needs nothing that a skipped step would have left.
     """
 
     dim: int
@@ -198,8 +199,8 @@ class Generator(Protocol):
     def order(self, batch: int, known: Tensor | None = None, rng: Draws | None = None, options: Any = None) -> Iterable[Tensor]:
         """The position sets, (n,) shared or (B, n) and ascending; every unknown position exactly once."""
 
-    def start(self, condition: Condition, batch: int, known: Tensor | None = None) -> Any:
-        """An explicit state for ``step``: caches, the positions known from the start."""
+    def start(self, condition: Condition, batch: int, known: Tensor | None = None, options: Any = None) -> Any:
+        """A state for ``step``: caches, the positions known from the start. It may have ``skip(positions)``, to pass over a step."""
 
     def step(self, state: Any, context: Tensor, positions: Tensor) -> Tensor:
         """z (B, n, D) for the next set; the state advances."""

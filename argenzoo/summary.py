@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from argenzoo.branches import Branches
 from argenzoo.build import assemble, make_tokenizer
 from argenzoo.counting import Count, counting
 from argenzoo.layers.repeated import checkpointed
 from argenzoo.model import ARModel
-from argenzoo.protocols import Condition, Progress
+from argenzoo.protocols import Progress
 from argenzoo.recipe import Recipe
 from argenzoo.rng import GlobalRng, Rng
 from argenzoo.train_options import TrainConfig
@@ -173,22 +174,22 @@ def counted_head(model: ARModel, step: int, steps: int, tokens: int) -> Count:
 
 @torch.no_grad()
 def generator_stages(model: ARModel, paired: bool) -> list[Stage]:
-    """Of every step; of a long loop ``STEPS`` are counted, the rest is passed over by ``state.skip`` and lies between them."""
+    """Of every step; of a long loop ``STEPS`` are counted, the rest is passed over and lies between them."""
     cond = model.conditioner(example(model))
-    both = Condition.cat([cond, model.conditioner.null(1, cond.mask)]) if paired else cond
-    state = model.generator.start(both, 1 + paired)
-    context = model.tokenizer.context(model.tokenizer.space.empty(1 + paired, META))
+    null, guidance = model.conditioner.null(1, cond.mask) if paired else None, model.sampling.guidance
+    branches = Branches(model.generator, cond, null, options=model.sampling.order, parted=guidance.skip > 0)
+    context, total = model.tokenizer.context(model.tokenizer.space.empty(1, META)), model.tokenizer.space.num_tokens
     sets = list(model.generator.order(1, rng=Rng(0, [0]), options=model.sampling.order))
-    long = len(sets) > 2 * STEPS and hasattr(state, "skip")
+    revealed = np.cumsum([positions.shape[-1] for positions in sets]).tolist()
+    long = len(sets) > 2 * STEPS and branches.even
     counted = sorted({round(step) for step in np.linspace(1, len(sets) - 1, STEPS)} | {0}) if long else list(range(len(sets)))
     found = []
     for step, positions in enumerate(sets):
-        wide = positions if positions.dim() == 1 else positions.expand(1 + paired, -1)
         if step not in counted:
-            state.skip(wide)
+            branches.skip(positions)
             continue
         with counting(model) as count:
-            model.generator.step(state, context, wide)
+            branches.step(context, positions, guidance.acts(Progress(step, len(sets), revealed[step], total)))
         found.append((count.flops, count.weights, count.attended))
     flops, weights, attended = (np.interp(range(len(sets)), counted, column).tolist() for column in zip(*found, strict=True))
     return [Stage(*step) for step in zip(flops, weights, attended, [positions.shape[-1] for positions in sets], strict=True)]

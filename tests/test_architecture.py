@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "argenzoo"
 # who may import whom, layer by layer; a module may also import its own folder
 BASE = {"errors", "registry", "rng", "device", "protocols", "versions", "published"}
 PARTS = BASE | {"layers", "guidance"}
-MODEL = PARTS | {"options", "train_options", "model", "condition"}
+MODEL = PARTS | {"branches", "options", "train_options", "model", "condition"}
 BUILD = MODEL | {"recipe", "weights", "checkpoint", "build", "counting", "summary", "grids"}
 EDGES = {
     "errors": set(),
@@ -32,14 +32,15 @@ EDGES = {
     "generators": BASE | {"layers"},
     "heads": PARTS,
     "options": PARTS,
-    "model": PARTS | {"options"},
+    "branches": {"protocols"},
+    "model": PARTS | {"branches", "options"},
     "train_options": {"registry"},
     "recipe": BASE | {"options", "train_options"},
     "weights": {"errors"},
     "checkpoint": {"errors", "weights"},
     "build": MODEL | {"recipe", "weights", "checkpoint"},
     "counting": set(),
-    "summary": {"build", "counting", "layers", "model", "protocols", "recipe", "rng", "train_options"},
+    "summary": {"branches", "build", "counting", "layers", "model", "protocols", "recipe", "rng", "train_options"},
     "report": {"data", "recipe", "summary"},
     "grids": set(),
     "hub": BUILD | {"tokenizers"},

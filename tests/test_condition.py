@@ -37,9 +37,10 @@ def test_text_drop_keeps_the_mask():
 def test_conditions_concatenate():
     text = TextFeatures(TextFeatures.Config(feature_dim=5, num_tokens=3), 4).eval()
     cond = text((torch.randn(2, 3, 5), torch.ones(2, 3)))
-    both = Condition.cat([cond, text.null(2, cond.mask)])
+    both = Condition.pair(cond, text.null(2, cond.mask))
     assert both.tokens.shape == (4, 3, 4)
     assert both.mask.shape == (4, 3)
+    assert both.nulls == 2
 
 
 def test_labels_are_checked():

@@ -45,7 +45,7 @@ class Backwards(nn.Module):
     def order(self, batch, known=None, rng=None, options=None) -> Iterator[torch.Tensor]:
         yield from torch.arange(self.space.num_tokens).flip(0).split(1)
 
-    def start(self, condition, batch, known=None):
+    def start(self, condition, batch, known=None, options=None):
         return {"condition": condition, "hidden": None}
 
     def step(self, state, context, positions):

@@ -93,7 +93,7 @@ class Raster(nn.Module):
             order = take(order, (~take(known, order)).int().argsort(dim=-1, stable=True))
         yield from order.split(1, dim=1)
 
-    def start(self, condition: Condition, batch: int, known: Tensor | None = None) -> RasterState:
+    def start(self, condition: Condition, batch: int, known: Tensor | None = None, options: Sampling | None = None) -> RasterState:
         """Empty caches for the prefix and every token but the last."""
         capacity = condition.tokens.shape[1] + self.space.num_tokens - 1
         mask = None if condition.mask is None else prefix_mask(condition.mask, self.space.num_tokens - 1)

@@ -83,7 +83,7 @@ class VAR(nn.Module):
         """The scales, coarse to fine; known positions are visited too (they fill the cache)."""
         yield from torch.arange(self.space.num_tokens, device=self.position.device).split(self.space.sizes)
 
-    def start(self, condition: Condition, batch: int, known: Tensor | None = None) -> VARState:
+    def start(self, condition: Condition, batch: int, known: Tensor | None = None, options: Sampling | None = None) -> VARState:
         return VARState(condition, self._modulations(condition), [KVCache(self.space.num_tokens) for _ in self.blocks])
 
     def step(self, state: VARState, context: Tensor, positions: Tensor) -> Tensor:
