@@ -15,7 +15,7 @@ from argenzoo.errors import ArgenzooError
 from argenzoo.layers.linear import Form, Linear, packed, product, takes
 from argenzoo.registry import Config
 
-BLOCK = 64  # int8 products on a CPU take rows of a multiple of it
+BLOCK = 32  # a row's numbers come in whole ones, or the kernel for a CPU reads what lies behind them
 
 
 class Execution(Config):
@@ -74,7 +74,7 @@ def bfloat16(weight: Tensor, pack: bool) -> Form:
 
 def int8(weight: Tensor, pack: bool) -> Form:
     """torchao's 8-bit integers with a scale a row of the weight; inputs in bfloat16. What does not fit the kernel is in bfloat16."""
-    if weight.shape[1] % BLOCK or weight.shape[0] % BLOCK:
+    if weight.shape[1] % BLOCK:
         return bfloat16(weight, pack)
     quantized = quantize(weight)
     if weight.device.type != "cpu":
