@@ -10,9 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from argenzoo.branches import Branches
+from argenzoo.decoding import Request, decode
 from argenzoo.errors import ArgenzooError
-from argenzoo.layers.embed import put, take
 from argenzoo.layers.execution import executing
 from argenzoo.layers.linear import quick
 from argenzoo.options import SamplingOptions
@@ -69,6 +68,8 @@ class ARModel(nn.Module):
             raise ArgenzooError(
                 "sampling.skip has no effect with ramp=constant, and is for generators that keep nothing between steps (mar)"
             )
+        if getattr(options.order, "drafts", 0) and not hasattr(self.head, "probabilities"):
+            raise ArgenzooError("order.drafts needs a head that gives probabilities of ids: head.name=cross_entropy")
         if hasattr(self.generator, "check"):
             self.generator.check(options.order, self.conditioner.num_tokens)
         if hasattr(self.head, "check"):
@@ -184,7 +185,7 @@ class ARModel(nn.Module):
         given: Tensor | None = None,
         watch: Callable[[Progress], None] | None = None,
     ) -> Tensor:
-        """The plain loop, which defines decoding: step the generator through its order, sample each set with the head.
+        """Tokens alone, by the loop that the options choose.
 
         Args:
             condition: as the conditioner takes it, on the model's device.
@@ -196,28 +197,9 @@ class ARModel(nn.Module):
         self.require("network")
         with self.executing(options):
             cond = self.conditioner(condition)
-            batch, space = len(cond.vector), self.space
             scale = torch.as_tensor(options.guidance.guidance if guidance is None else guidance, device=cond.vector.device).float()
-            paired = bool((scale != 1).any())
-            null = self.conditioner.null(batch, cond.mask) if paired else None
-            tokens = space.empty(batch, cond.vector.device)
-            if known is not None and given is not None:
-                tokens = put(tokens, torch.arange(space.num_tokens), torch.where(spread(known, given), given, tokens))
-            branches = Branches(self.generator, cond, null, known, options.order, parted=options.guidance.skip > 0)
-            sets = list(self.generator.order(batch, known, rng, options.order) if order is None else order)
-            seen = space.num_tokens - sum(positions.shape[-1] for positions in sets)
-            for step, positions in enumerate(sets):
-                context = self.context(tokens, upto=seen)
-                seen += positions.shape[-1]
-                progress = Progress(step, len(sets), seen, space.num_tokens)
-                z, z_null = branches.step(context, positions, options.guidance.acts(progress))  # (B, n, D) each
-                new = self.head.sample(z, z_null, options.guidance.at(progress, scale), options.head, progress, rng)
-                if known is not None and given is not None:
-                    new = torch.where(spread(take(known, positions), new), take(given, positions), new)
-                tokens = put(tokens, positions, new.to(tokens.dtype))
-                if watch is not None:
-                    watch(progress)
-            return tokens
+            null = self.conditioner.null(len(cond.vector), cond.mask) if bool((scale != 1).any()) else None
+            return decode(self, Request(cond, null, scale, rng, options, known, given, order, watch))
 
     def save_pretrained(self, save_directory: str | Path, license: str | None = None, overwrite: bool = False) -> None:  # noqa: A002
         """Write a folder that ``from_pretrained`` and ``build_model`` read: recipe, weights (sharded above 5 GB), a model card.
@@ -279,11 +261,6 @@ class ARModel(nn.Module):
 
         access = Access(revision, token, cache_dir, force_download, local_files_only)
         return load(pretrained_model_name_or_path, overrides, device, access)
-
-
-def spread(mask: Tensor, like: Tensor) -> Tensor:
-    """(B, N) broadcast over the channels of (B, N) or (B, N, C)."""
-    return mask if like.dim() == 2 else mask[..., None]
 
 
 @contextmanager

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "argenzoo"
 # who may import whom, layer by layer; a module may also import its own folder
 BASE = {"errors", "registry", "rng", "device", "protocols", "versions", "published"}
 PARTS = BASE | {"layers", "guidance"}
-MODEL = PARTS | {"branches", "options", "train_options", "model", "condition"}
+MODEL = PARTS | {"branches", "decoding", "options", "speculative", "train_options", "model", "condition"}
 BUILD = MODEL | {"recipe", "weights", "checkpoint", "build", "counting", "summary", "grids"}
 EDGES = {
     "errors": set(),
@@ -33,7 +33,9 @@ EDGES = {
     "heads": PARTS,
     "options": PARTS,
     "branches": {"protocols"},
-    "model": PARTS | {"branches", "options"},
+    "speculative": PARTS | {"branches", "options"},
+    "decoding": PARTS | {"branches", "options", "speculative"},
+    "model": PARTS | {"decoding", "options"},
     "train_options": {"registry"},
     "recipe": BASE | {"options", "train_options"},
     "weights": {"errors"},

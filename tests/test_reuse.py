@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import tiny, tiny_model
 
-from argenzoo import model as module
+from argenzoo import decoding as module
 from argenzoo.branches import Branches
 from argenzoo.errors import ArgenzooError
 from argenzoo.guidance import Guidance

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
 from argenzoo.errors import ArgenzooError
-from argenzoo.layers.attention import KVCache
+from argenzoo.layers.attention import KVCache, PlacedCache
 from argenzoo.layers.blocks import LlamaBlock
 from argenzoo.layers.embed import take, token_embedding
 from argenzoo.layers.rope import GridRope
@@ -51,7 +52,11 @@ class Raster(nn.Module):
         rope_base: float = Field(10000.0, gt=0)
 
     class Sampling(PartConfig):
-        """Nothing to choose: one token a step."""
+        """One token a step, or several where drafts are verified."""
+
+        drafts: int = Field(
+            0, ge=0, description="tokens drafted and verified in one pass (arXiv 2410.01699), for raster order and ids; 0: off"
+        )
 
     def __init__(self, config: Config, space: TokenSpace) -> None:
         super().__init__()
@@ -114,6 +119,15 @@ class Raster(nn.Module):
         state.last = positions
         return self.norm(x[:, -1:])
 
+    def check(self, options: Sampling, condition_tokens: int) -> None:
+        """Raises ArgenzooError on drafts in random order."""
+        if options.drafts and self.target is not None:
+            raise ArgenzooError("order.drafts needs generator.order=raster: it is for one order that all samples share")
+
+    def window(self, condition: Condition, batch: int) -> Window:
+        """A state that takes many tokens at once, again and again."""
+        return Window(self, condition, batch)
+
     def _run(self, x: Tensor, positions: Tensor, condition: Condition) -> Tensor:
         """Inputs (B, T+N-1, D) of prefix and tokens at ``positions`` -> the last N outputs."""
         prefix = condition.tokens.shape[1]
@@ -131,6 +145,36 @@ class Raster(nn.Module):
 
     def _targeted(self, x: Tensor, positions: Tensor) -> Tensor:
         return x if self.target is None else x + self.target(positions)
+
+
+class Window:
+    """Caches in which tokens are written over, as many as a sample has, wherever it has them."""
+
+    def __init__(self, raster: Raster, condition: Condition, batch: int) -> None:
+        self.raster, self.condition, self.prefix = raster, condition, condition.tokens.shape[1]
+        self.length = self.prefix + raster.space.num_tokens - 1
+        self.caches = [PlacedCache(self.length) for _ in raster.blocks]
+        shown = condition.mask if condition.mask is not None else condition.tokens.new_ones(batch, self.prefix, dtype=torch.bool)
+        self.mask = F.pad(prefix_mask(shown, raster.space.num_tokens - 1), (0, 1, 0, 1))  # (B, 1, L + 1, L + 1)
+
+    def begin(self) -> Tensor:
+        """z (B, 1, D) of the first token."""
+        tokens = self.condition.tokens
+        at = torch.arange(self.prefix, device=tokens.device).expand(len(tokens), -1)
+        return self._pass(self.raster.token_dropout(tokens), self.raster.rope(at[:, :0], self.prefix), at)[:, -1:]
+
+    def run(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        """Ids (B, n) at ``positions`` (B, n), those from N - 1 on of no consequence -> z (B, n, D), each of the position behind."""
+        at = (self.prefix + positions).clamp(max=self.length)
+        rotation = self.raster.rope(positions.clamp(max=self.raster.space.num_tokens - 1))
+        return self._pass(self.raster.embed(tokens), rotation, at)
+
+    def _pass(self, x: Tensor, rotation: Tensor, at: Tensor) -> Tensor:
+        mask = take(self.mask[:, 0], at)[:, None]  # (B, 1, n, L + 1)
+        for block, cache in zip(self.raster.blocks, self.caches, strict=True):
+            cache.at = at
+            x = block(x, rotation, mask, False, cache)
+        return self.raster.norm(x)
 
 
 def prefix_mask(mask: Tensor, following: int) -> Tensor:

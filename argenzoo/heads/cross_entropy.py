@@ -80,11 +80,20 @@ class CrossEntropy(nn.Module):
         rng: Draws | None = None,
     ) -> Tensor:
         """(B, n, D) -> ids (B, n)."""
+        if options.temperature == 0:
+            return self._guided(z, z_null, guidance).argmax(-1)
+        uniform = (rng or GlobalRng(len(z), z.device)).uniform(*z.shape[1:-1])
+        return self.draw(self.probabilities(z, z_null, guidance, options), uniform)
+
+    def probabilities(self, z: Tensor, z_null: Tensor | None, guidance: Tensor, options: Sampling) -> Tensor:
+        """(..., D) -> (..., V), of which ``sample`` draws."""
         logits = self._guided(z, z_null, guidance)
         if options.temperature == 0:
-            return logits.argmax(-1)
-        probabilities = filtered(logits, options).softmax(-1)
-        uniform = (rng or GlobalRng(len(z), z.device)).uniform(*z.shape[1:-1])
+            return F.one_hot(logits.argmax(-1), self.vocab_size).float()
+        return filtered(logits, options).softmax(-1)
+
+    def draw(self, probabilities: Tensor, uniform: Tensor) -> Tensor:
+        """(..., V), of any sum, and a number in [0, 1) each -> ids (...)."""
         return inverse_cdf(probabilities, uniform)
 
     def _guided(self, z: Tensor, z_null: Tensor | None, guidance: Tensor) -> Tensor:

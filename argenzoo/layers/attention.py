@@ -40,6 +40,26 @@ class KVCache:
         self.length = min(length, self.length)
 
 
+class PlacedCache(KVCache):
+    """One whose keys and values are written at ``at`` (B, n), set before each pass, and read whole, under a mask of the caller's.
+
+    One place lies behind ``capacity``: what is written there is never seen.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        super().__init__(capacity + 1)
+        self.at: Tensor | None = None
+
+    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, heads, n, head_dim) of each -> (B, heads, capacity + 1, head_dim)."""
+        if self._keys is None or self._values is None:
+            shape = (*keys.shape[:2], self.capacity, keys.shape[3])
+            self._keys, self._values = keys.new_zeros(shape), values.new_zeros(shape)
+        assert self.at is not None
+        where = self.at[:, None, :, None].expand_as(keys)
+        return self._keys.scatter_(2, where, keys), self._values.scatter_(2, where, values)
+
+
 class Attention(nn.Module):
     """Self-attention with one fused q, k, v projection.
 
