@@ -60,9 +60,10 @@ def plain(model: Any, request: Request) -> Tensor:
         tokens = put(tokens, torch.arange(space.num_tokens), torch.where(spread(known, given), given, tokens))
     branches = Branches(model.generator, request.cond, request.null, known, options.order, parted=options.guidance.skip > 0)
     sets = list(model.generator.order(batch, known, rng, options.order) if request.order is None else request.order)
+    contexts = model.contexts()
     seen = space.num_tokens - sum(positions.shape[-1] for positions in sets)
     for step, positions in enumerate(sets):
-        context = model.context(tokens, upto=seen)
+        context = contexts(tokens, seen)
         seen += positions.shape[-1]
         progress = Progress(step, len(sets), seen, space.num_tokens)
         z, z_null = branches.step(context, positions, options.guidance.acts(progress))  # (B, n, D) each

@@ -126,6 +126,10 @@ class ARModel(nn.Module):
         self.require("tokenizer")
         return self.tokenizer.context(tokens, upto)
 
+    def contexts(self) -> Callable[[Tensor, int], Tensor]:
+        """``context`` for one sampling, called with ever more tokens: where the tokenizer can, it goes on from what it made before."""
+        return self.tokenizer.contexts() if hasattr(self.tokenizer, "contexts") else self.context
+
     @torch.no_grad()
     def generate(
         self,

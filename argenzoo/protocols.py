@@ -138,7 +138,8 @@ class Tokenizer(Protocol):
 
     def context(self, tokens: Tensor, upto: int | None = None) -> Tensor:
         """What a generator may read of the tokens. A grid: the tokens. A pyramid: (B, N, C), at each position the coarser
-        scales, summed and resized to its own; only the first ``upto`` tokens need be known."""
+        scales, summed and resized to its own; only the first ``upto`` tokens need be known. A tokenizer may have ``contexts()``: an object
+        that is called like this with ever more tokens known, and does nothing twice."""
 
     def decode(self, tokens: Tensor) -> Tensor:
         """Ids or vectors -> images (B, 3, H, W), nominally in [-1, 1]."""

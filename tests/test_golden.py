@@ -77,7 +77,7 @@ def test_var(name: str):
     ids = tokenizer.encode(image)
     case.matches(tokenizer.autoencoder.encode(image), "latent")
     case.matches(ids, "ids")
-    case.matches(tokenizer._sums(tokenizer._code_maps(ids))[-1], "f_hat")
+    case.matches(tokenizer.latent(ids), "f_hat")
     case.matches(tokenizer.decode(ids), "reconstruction")
     case.matches(tokenizer.context(ids)[:, 1:], "teacher_inputs")
     z, _ = model.generator(tokenizer.context(ids), model.conditioner(labels))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from conftest import TOKENIZERS, tiny
@@ -128,3 +129,13 @@ def test_wrong_image_size_is_said(name: str):
     recipe = next(load_recipe(r) for r in TOKENIZERS if load_recipe(r).tokenizer.name == name)
     with pytest.raises(ArgenzooError, match=r"takes images \(B, 3, 32, 32\), got \(1, 3, 16, 16\)"):
         make_tokenizer(recipe.tokenizer).encode(torch.zeros(1, 3, 16, 16))
+
+
+def test_a_growing_context_is_the_context():
+    """Scale by scale, as in sampling, where the finer tokens are not known yet."""
+    tokenizer = make_tokenizer(tiny("fruit_msvq").tokenizer)
+    tokens, contexts = torch.randint(0, 32, (2, tokenizer.space.num_tokens)), tokenizer.contexts()
+    for upto in (0, 1, 3, *np.cumsum(tokenizer.space.sizes).tolist()):
+        known = torch.where(torch.arange(tokenizer.space.num_tokens) < upto, tokens, 0)
+        torch.testing.assert_close(contexts(known, upto), tokenizer.context(tokens, upto), rtol=0, atol=0)
+    torch.testing.assert_close(contexts(tokens), tokenizer.context(tokens), rtol=0, atol=0)

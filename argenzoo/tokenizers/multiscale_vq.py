@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -103,20 +103,27 @@ class MultiscaleVQ(nn.Module):
 
     def context(self, tokens: Tensor, upto: int | None = None) -> Tensor:
         """(B, N, C): for each scale, the sum of the coarser ones, shrunk to it; zeros for the first and those that start after ``upto``."""
-        ends = np.cumsum(self.space.sizes)
-        known = len(ends) - 1 if upto is None else min(int(np.searchsorted(ends, upto, side="right")), len(ends) - 1)
-        sums = self._sums(self._code_maps(tokens)[:known])
-        shrunk = [self._shrink(total, k + 1) for k, total in enumerate(sums)]
-        parts = [rows(map_) for map_ in shrunk]
-        filled = self.space.sizes[0] + sum(part.shape[1] for part in parts)
-        zeros = torch.zeros(len(tokens), 1, self.config.dim, device=tokens.device)
-        pad = (zeros.expand(-1, self.space.sizes[0], -1), zeros.expand(-1, self.space.num_tokens - filled, -1))
-        return torch.cat([pad[0], *parts, pad[1]], dim=1)
+        return self.contexts()(tokens, upto)
+
+    def contexts(self) -> Growing:
+        """``context`` for one sampling: called with ever more tokens, it adds each scale once."""
+        return Growing(self)
 
     def decode(self, tokens: Tensor) -> Tensor:
         """Ids (B, N), code vectors (B, N, C), or vectors of unit scale -> images, clamped to [-1, 1] as VAR does."""
-        *_, latent = self._sums(self._code_maps(tokens))
-        return self.autoencoder.decode(latent).clamp(-1, 1)
+        return self.autoencoder.decode(self.latent(tokens)).clamp(-1, 1)
+
+    def latent(self, tokens: Tensor) -> Tensor:
+        """f_hat (B, C, H, W) of all scales."""
+        return self.contexts().add(tokens, len(self.space.sizes))
+
+    def code_map(self, tokens: Tensor, k: int) -> Tensor:
+        """Tokens (B, n) or (B, n, C) of scale ``k`` -> a map (B, C, h, w)."""
+        if not tokens.is_floating_point():
+            tokens = self.embed(tokens)
+        elif not self.config.quantize:
+            tokens = tokens / self.scale.factors[k]
+        return rearrange(tokens, "b (h w) c -> b c h w", h=self.config.scales[k])
 
     @torch.no_grad()
     def vectors(self, images: Tensor, rng: Draws | None = None) -> Tensor:
@@ -154,39 +161,53 @@ class MultiscaleVQ(nn.Module):
         total = torch.zeros_like(latent)
         with full_precision(latent.device):
             for k, side in enumerate(self.config.scales):
-                rest = self._shrink(latent - total.detach(), k)
+                rest = self.shrink(latent - total.detach(), k)
                 ids = self.codebook.nearest(self._compared(rest)) if quantize else None
                 map_ = rest if ids is None else rearrange(self.codebook(ids), "b (h w) c -> b c h w", h=side)
-                total = total + self._grow(map_, k)
+                total = total + self.grow(map_, k)
                 levels.append(Level(rest, ids, total))
         return levels
 
-    def _code_maps(self, tokens: Tensor) -> list[Tensor]:
-        """Tokens -> a map (B, C, h, w) a scale."""
-        if not tokens.is_floating_point():
-            tokens = self.embed(tokens)
-        elif not self.config.quantize:
-            tokens = self.scale.undo(tokens)
-        parts = tokens.split(self.space.sizes, dim=1)
-        return [rearrange(part, "b (h w) c -> b c h w", h=side) for part, side in zip(parts, self.config.scales, strict=True)]
-
-    def _sums(self, maps: list[Tensor]) -> list[Tensor]:
-        """f_hat after each of the first scales, (B, C, H, W)."""
-        sums: list[Tensor] = []
-        with full_precision(self.codebook.weight.device):
-            for k, map_ in enumerate(maps):
-                grown = self._grow(map_.float(), k)
-                sums.append(sums[-1] + grown if sums else grown)
-        return sums
-
-    def _shrink(self, maps: Tensor, k: int) -> Tensor:
+    def shrink(self, maps: Tensor, k: int) -> Tensor:
+        """To the size of scale ``k``."""
         side = self.config.scales[k]
         return maps if side == maps.shape[-1] else F.interpolate(maps, (side, side), mode="area")
 
-    def _grow(self, map_: Tensor, k: int) -> Tensor:
+    def grow(self, map_: Tensor, k: int) -> Tensor:
+        """A map of scale ``k`` to the grid, through its phi."""
         side = self.config.grid
         grown = map_ if side == map_.shape[-1] else F.interpolate(map_, (side, side), mode="bicubic")
         return self.phis[self.phi_of_scale[k]](grown)
+
+
+class Growing:
+    """f_hat, to which scale after scale is added, and what finer scales read of it. Tokens must not change once they were added."""
+
+    def __init__(self, tokenizer: MultiscaleVQ) -> None:
+        self.tokenizer, self.sizes, self.ends = tokenizer, tokenizer.space.sizes, np.cumsum(tokenizer.space.sizes)
+        self.scales = 0
+        self.total: Any = 0.0  # (B, C, H, W), of so many scales
+        self._read: list[Tensor] = []  # (B, n, C) for scale 1, 2, ...
+
+    def __call__(self, tokens: Tensor, upto: int | None = None) -> Tensor:
+        """As ``MultiscaleVQ.context``."""
+        last = len(self.sizes) - 1
+        self.add(tokens, last if upto is None else min(int(np.searchsorted(self.ends, upto, side="right")), last))
+        filled = self.sizes[0] + sum(part.shape[1] for part in self._read)
+        zeros = torch.zeros(len(tokens), 1, self.tokenizer.config.dim, device=tokens.device)
+        pad = (zeros.expand(-1, self.sizes[0], -1), zeros.expand(-1, int(self.ends[-1]) - filled, -1))
+        return torch.cat([pad[0], *self._read, pad[1]], dim=1)
+
+    def add(self, tokens: Tensor, scales: int) -> Tensor:
+        """f_hat of the first ``scales``."""
+        with full_precision(self.tokenizer.codebook.weight.device):
+            for k in range(self.scales, scales):
+                map_ = self.tokenizer.code_map(tokens[:, self.ends[k] - self.sizes[k] : self.ends[k]], k)
+                self.total = self.total + self.tokenizer.grow(map_.float(), k)
+                if k + 1 < len(self.sizes):
+                    self._read.append(rows(self.tokenizer.shrink(self.total, k + 1)))
+        self.scales = max(self.scales, scales)
+        return self.total
 
 
 def rows(map_: Tensor) -> Tensor:
