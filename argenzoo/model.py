@@ -70,6 +70,8 @@ class ARModel(nn.Module):
             )
         if getattr(options.order, "drafts", 0) and not hasattr(self.head, "probabilities"):
             raise ArgenzooError("order.drafts needs a head that gives probabilities of ids: head.name=cross_entropy")
+        if options.execution.compile and not getattr(options.order, "static", True) and not getattr(options.order, "drafts", 0):
+            raise ArgenzooError("execution.compile needs order.static=true for this generator: its steps would have a shape each")
         if hasattr(self.generator, "check"):
             self.generator.check(options.order, self.conditioner.num_tokens)
         if hasattr(self.head, "check"):

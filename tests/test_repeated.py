@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,9 @@ from conftest import CELLS, tiny, tiny_model, tiny_training
 from torch import nn
 
 from argenzoo.errors import ArgenzooError
+from argenzoo.layers import repeated
 from argenzoo.layers.repeated import blocks_of, checkpointed, compiled
+from argenzoo.model import ARModel
 from argenzoo.recipe import load_recipe
 from argenzoo.rng import Rng
 from argenzoo.summary import cost
@@ -78,3 +81,50 @@ def test_compiled_blocks(monkeypatch: pytest.MonkeyPatch):
 def test_nothing_to_do_it_to():
     with pytest.raises(ArgenzooError, match=r"train\.checkpointing has no effect: this model has no list of blocks"):
         checkpointed(nn.Linear(2, 2))
+
+
+STATIC = {"fruit_raster": {"order.static": True}, "fruit_raster_diffusion": {"order.static": True}}
+LABELS = torch.tensor([0, 1, 1])
+
+
+def sampled(model: ARModel, changes: dict[str, Any]) -> torch.Tensor:
+    return model.sample_tokens(LABELS, Rng(0, range(3)), model.sampling.override({"guidance": 2.0, **changes}))
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_compiled_blocks_sample_the_plain_tokens(name: str, monkeypatch: pytest.MonkeyPatch):
+    """Traced and run by the compiler's own reference backend; every block is traced, and plain again afterwards."""
+    monkeypatch.setattr(repeated, "BACKEND", "aot_eager")
+    torch._dynamo.reset()
+    model = tiny_model(name)
+    plain = sampled(model, {})
+    made = sampled(model, {"execution.compile": True, **STATIC.get(name, {})})
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+    assert (made - plain).float().norm() / plain.float().norm() < 1e-3
+    assert all(block._compiled_call_impl is None for block in blocks_of(model.network))
+
+
+def test_one_shape_for_all_steps(monkeypatch: pytest.MonkeyPatch):
+    """The prefix's and a token's: no step is traced anew, for all blocks of the network together."""
+    monkeypatch.setattr(repeated, "BACKEND", "aot_eager")
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    model = tiny_model("fruit_raster", {"generator.depth": 4})
+    sampled(model, {"execution.compile": True, "order.static": True})
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 4
+
+
+@pytest.mark.parametrize("name", STATIC)
+def test_static_steps_sample_the_plain_tokens(name: str):
+    model = tiny_model(name)
+    plain, made = sampled(model, {}), sampled(model, {"order.static": True})
+    assert (made - plain).float().norm() / plain.float().norm() < 1e-4
+
+
+def test_static_settings_without_effect_are_errors():
+    with pytest.raises(ArgenzooError, match=r"execution.compile needs order.static=true"):
+        tiny_model("fruit_raster", {"sampling.execution.compile": True})
+    with pytest.raises(ArgenzooError, match=r"order.static has no effect with order.drafts"):
+        tiny_model("fruit_raster", {"sampling.order": {"static": True, "drafts": 2}})
+    with pytest.raises(ArgenzooError, match=r"order.static needs generator.order=raster"):
+        tiny_model("fruit_raster", {"sampling.order.static": True, "generator.order": "random"})

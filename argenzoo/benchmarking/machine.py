@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from argenzoo.device import finished, hardware
+from argenzoo.layers.linear import linear
 
 COPIED = {"cpu": 1 << 28, "cuda": 1 << 30}  # bytes: more than any cache
 SIDE = {"cpu": 2048, "cuda": 8192}  # of the square matrices
@@ -53,7 +54,7 @@ def bandwidth(device: torch.device) -> float:
 def rate(device: torch.device, precision: str) -> float:
     side = SIDE[device.type]
     left, right = (torch.randn(side, side, device=device, dtype=DTYPES[precision]) for _ in range(2))  # ones would cost a GPU less
-    return 2 * side**3 / best(device, lambda: left @ right)
+    return 2 * side**3 / min(best(device, lambda: left @ right), best(device, lambda: linear(left, right)))
 
 
 def best(device: torch.device, work: Callable[[], object]) -> float:

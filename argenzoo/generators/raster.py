@@ -29,6 +29,7 @@ class RasterState:
     caches: list[KVCache]
     mask: Tensor | None
     last: Tensor | None = None
+    window: Window | None = None
 
     def skip(self, positions: Tensor) -> None:
         """Pass over a step without doing it: for counting, the caches hold nothing there."""
@@ -54,6 +55,7 @@ class Raster(nn.Module):
     class Sampling(PartConfig):
         """One token a step, or several where drafts are verified."""
 
+        static: bool = Field(False, description="one shape in every step, for execution.compile: all keys are read, under a mask")
         drafts: int = Field(
             0, ge=0, description="tokens drafted and verified in one pass (arXiv 2410.01699), for raster order and ids; 0: off"
         )
@@ -102,10 +104,14 @@ class Raster(nn.Module):
         """Empty caches for the prefix and every token but the last."""
         capacity = condition.tokens.shape[1] + self.space.num_tokens - 1
         mask = None if condition.mask is None else prefix_mask(condition.mask, self.space.num_tokens - 1)
+        if options is not None and options.static:
+            return RasterState(condition, [], mask, window=self.window(condition, batch))
         return RasterState(condition, [KVCache(capacity) for _ in self.blocks], mask)
 
     def step(self, state: RasterState, context: Tensor, positions: Tensor) -> Tensor:
         """z (B, 1, D) for the next position: the prefix goes in first, then the token that was sampled last."""
+        if state.window is not None:
+            return self._static(state.window, state, context, positions)
         done = state.caches[0].length
         if state.last is None:
             x = self._inputs(context[:, :0], state.condition, positions)
@@ -119,10 +125,17 @@ class Raster(nn.Module):
         state.last = positions
         return self.norm(x[:, -1:])
 
+    def _static(self, window: Window, state: RasterState, context: Tensor, positions: Tensor) -> Tensor:
+        last, state.last = state.last, positions
+        return window.begin() if last is None else window.run(take(context, last), last.expand(len(context), -1))
+
     def check(self, options: Sampling, condition_tokens: int) -> None:
         """Raises ArgenzooError on drafts in random order."""
-        if options.drafts and self.target is not None:
-            raise ArgenzooError("order.drafts needs generator.order=raster: it is for one order that all samples share")
+        for name in ("drafts", "static"):
+            if getattr(options, name) and self.target is not None:
+                raise ArgenzooError(f"order.{name} needs generator.order=raster: it is for one order that all samples share")
+        if options.drafts and options.static:
+            raise ArgenzooError("order.static has no effect with order.drafts, whose passes have one shape as it is")
 
     def window(self, condition: Condition, batch: int) -> Window:
         """A state that takes many tokens at once, again and again."""

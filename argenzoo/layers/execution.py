@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Literal
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from argenzoo.errors import ArgenzooError
 from argenzoo.layers.linear import Form, Linear, packed, product, takes
+from argenzoo.layers.repeated import compiling
 from argenzoo.registry import Config
 
 BLOCK = 32  # a row's numbers come in whole ones, or the kernel for a CPU reads what lies behind them
@@ -24,6 +25,7 @@ class Execution(Config):
     weights: Literal["fp32", "bf16", "int8"] = Field(
         "fp32", description="as they are read in every step: half, a quarter of the bytes; int8 needs torchao"
     )
+    compile: bool = Field(False, description="blocks by torch.compile, on a GPU with CUDA graphs; raster needs order.static too")
     packed: bool = Field(True, description="on a CPU in float32 or bfloat16, held a second time in the order in which they are read")
 
 
@@ -48,7 +50,8 @@ def executing(network: nn.Module, execution: Execution) -> Iterator[None]:
         network.execution = execution  # type: ignore[assignment]
         for part in parts:
             part.form = make(part.weight.detach(), execution.packed)
-        yield
+        with compiling(network) if execution.compile else nullcontext():
+            yield
     finally:
         network.execution = None  # type: ignore[assignment]
         for part in parts:

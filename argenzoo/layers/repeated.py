@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -11,6 +12,9 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from argenzoo.errors import ArgenzooError
+
+SHAPES = 64  # of one block, compiled each; VAR has ten
+BACKEND = "inductor"
 
 
 def blocks_of(module: nn.Module) -> Iterator[nn.Module]:
@@ -25,20 +29,36 @@ def checkpointed(module: nn.Module) -> None:
     Raises:
         ArgenzooError: a module without blocks.
     """
-    for block in some_blocks(module, "checkpointing"):
+    for block in some_blocks(module, "train.checkpointing"):
         block.forward = partial(_recomputed, block, block.forward)
 
 
 def compiled(module: nn.Module) -> None:
     """``torch.compile`` every block, at its first call: as many blocks of one shape are compiled once. Raises as ``checkpointed``."""
-    for block in some_blocks(module, "compile"):
+    for block in some_blocks(module, "train.compile"):
         block.compile()
+
+
+@contextmanager
+def compiling(module: nn.Module) -> Iterator[None]:
+    """Inside, every block runs compiled, on a GPU as a CUDA graph; a shape is compiled when it first comes. Raises as ``checkpointed``."""
+    blocks = some_blocks(module, "execution.compile")
+    before = [block._compiled_call_impl for block in blocks]
+    mode = "reduce-overhead" if next(module.parameters()).is_cuda else None
+    with torch._dynamo.config.patch(recompile_limit=SHAPES):
+        try:
+            for block in blocks:
+                block.compile(backend=BACKEND, mode=mode)
+            yield
+        finally:
+            for block, call in zip(blocks, before, strict=True):
+                block._compiled_call_impl = call
 
 
 def some_blocks(module: nn.Module, setting: str) -> list[nn.Module]:
     found = list(blocks_of(module))
     if not found:
-        raise ArgenzooError(f"train.{setting} has no effect: this model has no list of blocks")
+        raise ArgenzooError(f"{setting} has no effect: this model has no list of blocks")
     return found
 
 
