@@ -103,18 +103,20 @@ class CrossEntropy(nn.Module):
 
 
 def filtered(logits: Tensor, options: CrossEntropy.Sampling) -> Tensor:
-    """Temperature, then all but the top k, then all outside the smallest set of probability top_p -> -inf."""
+    """Temperature, then all but the top k, then all outside the smallest set of probability top_p -> -inf. What is as likely as the last
+    that stays, stays too."""
     if options.temperature is not None:
         logits = logits / options.temperature
-    if options.top_k is not None:
-        threshold = logits.topk(options.top_k, dim=-1).values[..., -1:]
-        logits = logits.masked_fill(logits < threshold, -torch.inf)
+    if options.top_k is None and options.top_p is None:
+        return logits
+    ordered = logits.topk(options.top_k or logits.shape[-1], dim=-1).values  # of the top k alone: the whole vocabulary takes long to sort
+    least = ordered[..., -1:]
     if options.top_p is not None:
-        ordered, indices = logits.sort(dim=-1, descending=True)
-        probabilities = ordered.softmax(-1)
+        total = logits.masked_fill(logits < least, -torch.inf).logsumexp(-1, keepdim=True)
+        probabilities = (ordered - total).exp()
         outside = probabilities.cumsum(-1) - probabilities > options.top_p
-        logits = logits.masked_fill(outside.scatter(-1, indices, outside), -torch.inf)
-    return logits
+        least = ordered.masked_fill(outside, torch.inf).amin(-1, keepdim=True)
+    return logits.masked_fill(logits < least, -torch.inf)
 
 
 def inverse_cdf(probabilities: Tensor, uniform: Tensor) -> Tensor:

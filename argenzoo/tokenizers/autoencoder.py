@@ -60,6 +60,9 @@ class Autoencoder(nn.Module):
         up = ("AttnUpDecoderBlock2D" if config.attention and decoder_attention else "UpDecoderBlock2D",) + ("UpDecoderBlock2D",) * plain
         self.encoder = Encoder(3, latent, down, widths, config.num_res_blocks, config.groups, double_z=moments == 2)
         self.decoder = Decoder(latent, 3, up, widths, config.num_res_blocks, config.groups)
+        for part in self.decoder.modules():
+            if isinstance(part, nn.SiLU):
+                part.inplace = True  # of what a GroupNorm made: large maps, held and written once
         self.quant_conv = nn.Conv2d(latent * moments, dim * moments, kernel, padding=kernel // 2)
         self.post_quant_conv = nn.Conv2d(dim, latent, kernel, padding=kernel // 2)
 

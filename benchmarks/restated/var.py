@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from argenzoo.heads.cross_entropy import filtered, inverse_cdf
+from argenzoo.heads.cross_entropy import inverse_cdf
 
 
 def attention(part: Any, x: Tensor, mask: Tensor | None, cache: dict | None) -> Tensor:
@@ -47,6 +47,20 @@ def logits_of(network: Any, x: Tensor, vector: Tensor) -> Tensor:
     return F.linear(h.float(), network.head.linear.weight, network.head.linear.bias).float()
 
 
+def filtered(logits: Tensor, top_k: int | None, top_p: float | None) -> Tensor:
+    """The whole vocabulary is sorted, least likely first."""
+    if top_k:
+        logits = logits.masked_fill(
+            logits < logits.topk(top_k, largest=True, sorted=False, dim=-1)[0].amin(dim=-1, keepdim=True), -torch.inf
+        )
+    if top_p:
+        ordered, order = logits.sort(dim=-1, descending=False)
+        removed = ordered.softmax(dim=-1).cumsum_(dim=-1) <= (1 - top_p)
+        removed[..., -1:] = False
+        logits = logits.masked_fill(removed.scatter(order.ndim - 1, order, removed), -torch.inf)
+    return logits
+
+
 @torch.no_grad()
 def run(model: Any, labels: Tensor, rng: Any, options: Any) -> tuple[Tensor, Tensor]:
     """(ids, f_hat)."""
@@ -65,7 +79,7 @@ def run(model: Any, labels: Tensor, rng: Any, options: Any) -> tuple[Tensor, Ten
             x = block_forward(block, x, vector, None, cache)
         logits, t = logits_of(network, x, vector), (options.guidance.guidance - 1) * ratio
         logits = (1 + t) * logits[:batch] - t * logits[batch:]
-        ids.append(inverse_cdf(filtered(logits, options.head).softmax(-1), rng.uniform(side * side)))
+        ids.append(inverse_cdf(filtered(logits, options.head.top_k, options.head.top_p).softmax(-1), rng.uniform(side * side)))
         map_ = tokenizer.codebook(ids[-1]).transpose(1, 2).reshape(batch, dim, side, side)
         phi = tokenizer.phis[tokenizer.phi_of_scale[k]]
         if k < len(sides) - 1:
