@@ -173,7 +173,7 @@ class Window:
     def begin(self) -> Tensor:
         """z (B, 1, D) of the first token."""
         tokens = self.condition.tokens
-        at = torch.arange(self.prefix, device=tokens.device).expand(len(tokens), -1)
+        at = torch.arange(self.prefix, device=tokens.device).repeat(len(tokens), 1)
         return self._pass(self.raster.token_dropout(tokens), self.raster.rope(at[:, :0], self.prefix), at)[:, -1:]
 
     def run(self, tokens: Tensor, positions: Tensor) -> Tensor:

@@ -50,13 +50,13 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def takes(x: Tensor, weight: Tensor) -> bool:
     """Whether oneDNN is there and this is for it."""
     return (
-        x.device.type == weight.device.type == "cpu"
+        not torch.compiler.is_compiling()  # first: a compiler can't look into the others
+        and x.device.type == weight.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
         and x.dim() > 1
         and x.numel() > 0
         and torch.backends.mkldnn.is_available()
         and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
     )
 
 
