@@ -62,6 +62,7 @@ def main() -> None:
     )
     parser.add_argument("--steps", type=int, help="MAR: the author's loop with so many steps of the order")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--cold", action="store_true", help="no warm-up: for runs of minutes")
     arguments = parser.parse_args()
     machine = measure(CPU, ["fp32"])
     copied, rate = machine.bandwidth / 1e9, machine.rates["fp32"] / 1e9
@@ -88,7 +89,7 @@ def sampling(family: Family, batch: int, arguments: argparse.Namespace, machine:
     for text, chosen in options.items():
         runs[text] = partial(ours, model, labels, chosen, family.decoded)
     made: dict[str, torch.Tensor] = {}
-    seconds = interleaved({key: partial(kept, made, key, run) for key, run in runs.items()}, arguments.rounds, CPU)
+    seconds = interleaved({key: partial(kept, made, key, run) for key, run in runs.items()}, arguments.rounds, CPU, warm=not arguments.cold)
     least = (work.decoded if family.decoded else work.sampling)(work.Counts(model.recipe), batch, "fp32", machine).least
     for text in options:
         same = (made[text] - made["theirs"]).abs() < 1e-3 if made[text].is_floating_point() else made[text] == made["theirs"]

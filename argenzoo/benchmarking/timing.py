@@ -17,11 +17,11 @@ STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def interleaved(
-    runs: Mapping[Key, Callable[[], object]], rounds: int, device: torch.device, after: Callable[[], Any] = lambda: None
+    runs: Mapping[Key, Callable[[], object]], rounds: int, device: torch.device, after: Callable[[], Any] = lambda: None, warm: bool = True
 ) -> dict[Key, list[float]]:
-    """Seconds of each run, ``rounds`` times; a round before them is a warm-up. ``after`` is called after every run."""
+    """Seconds of each run, ``rounds`` times; a round before them is a ``warm``-up. ``after`` is called after every run."""
     spent: dict[Key, list[float]] = {key: [] for key in runs}
-    for number in range(rounds + 1):
+    for number in range(0 if warm else 1, rounds + 1):
         for key, run in runs.items():
             finished(device)
             began = time.perf_counter()
