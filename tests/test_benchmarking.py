@@ -37,6 +37,8 @@ def test_a_raster_model_reads_its_weights_for_every_token():
     assert one.flops == pytest.approx(cost(recipe).sample)
     assert eight.flops == pytest.approx(8 * one.flops)
     assert sampling(counts_of, 1, "bf16", EVEN).moved == pytest.approx(one.moved / 2)
+    rounded = sampling(Counts(load_recipe("llamagen_b_256", {"sampling.execution.weights": "int8"})), 1, "fp32", EVEN)
+    assert rounded.moved == pytest.approx(256 * read + 4 * cached, rel=0.01)
 
 
 @pytest.mark.parametrize("name", CELLS)

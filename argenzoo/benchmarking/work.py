@@ -12,7 +12,7 @@ from argenzoo.counting import Count, counting
 from argenzoo.recipe import Recipe
 from argenzoo.summary import META, Stage, cost, generator_stages, head_stages, is_paired, parts_of
 
-BYTES = {"fp32": 4, "bf16": 2}  # of a weight, a key, a value, where a product reads it
+BYTES = {"fp32": 4, "bf16": 2, "int8": 1}  # of a weight, a key, a value, where a product reads it
 PASSES, UPDATE, AVERAGE = 3, 7, 3  # numbers a parameter: read twice, its gradient written; AdamW's four read, three written; averages
 
 
@@ -37,6 +37,7 @@ class Counts:
 
     Attributes:
         steps: (the generator's, the head's a token) of every step.
+        weights: bytes of one, at most, while sampling.
         parameters, trained: of the network, and those that an optimizer step changes.
     """
 
@@ -50,6 +51,7 @@ class Counts:
         sizes = {name: parameter.numel() for name, parameter in model.network.named_parameters()}
         self.parameters = sum(sizes.values())
         self.trained = sum(size for name, size in sizes.items() if not only or any(fnmatch(name, pattern) for pattern in only))
+        self.weights = BYTES[model.sampling.execution.weights]
         self.averaged = recipe.train is not None and recipe.train.ema is not None
 
 
@@ -74,9 +76,10 @@ def decoded(counts: Counts, batch: int, precision: str, machine: Machine) -> Wor
 def sampling_stages(counts: Counts, batch: int, precision: str) -> list[tuple[float, float]]:
     """(FLOPs, bytes), step by step: a step reads its weights once, whatever the batch, and the keys and values of each picture."""
     size, stages = BYTES[precision], []
+    weight = min(size, counts.weights)
     for step, head in counts.steps:
-        stages.append((batch * step.flops, size * (step.weights + batch * step.attended)))
-        stages.append((batch * step.positions * head.flops + head.once, size * head.weights))
+        stages.append((batch * step.flops, weight * step.weights + size * batch * step.attended))
+        stages.append((batch * step.positions * head.flops + head.once, weight * head.weights))
     return stages
 
 
