@@ -1,5 +1,5 @@
 """Speculative Jacobi decoding (arXiv 2410.01699): tokens that a causal model drafted for itself are verified many at a time, exactly in
-distribution: what is accepted and what replaces it are together as likely as in the plain loop (arXiv 2211.17192, theorem 3.5)."""
+distribution: what is accepted and what replaces it are together as likely as in the plain loop (arXiv 2211.17192, appendix A.1)."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ class Samples:
         indices = [index for chunk in todo for index in chunk]
         total = sum(map(len, chunks))
         waiting: list[tuple[np.ndarray, float]] = []  # a picture and its seconds
-        with tqdm(total=total, initial=total - len(indices), desc="sampling", unit="picture", disable=rank > 0) as bar:
+        with tqdm(total=total, initial=total - len(indices), desc="sampling", unit="picture", disable=rank > 0) as bar, model.executing():
             for start in range(0, len(indices), batch):
                 waiting += self.sampled(model, indices[start : start + batch])
                 bar.update(min(batch, len(indices) - start))
