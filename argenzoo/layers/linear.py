@@ -38,7 +38,7 @@ def quick(module: nn.Module) -> None:
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """F.linear; on a CPU in float32 by oneDNN, which is quicker than the BLAS that torch takes, most of all for few rows (docs/speed.md)."""
+    """F.linear; on a CPU in float32 by oneDNN, which is quicker than the BLAS that torch takes, for few rows most of all."""
     if not takes(x, weight):
         return F.linear(x, weight, bias)
     if torch.is_grad_enabled() and any(part is not None and part.requires_grad for part in (x, weight, bias)):
