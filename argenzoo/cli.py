@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from argenzoo.commands import making, measuring
-from argenzoo.device import leave
+from argenzoo.device import keep_memory, leave
 from argenzoo.errors import ArgenzooError
 from argenzoo.versions import __version__
 
@@ -41,6 +41,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; a user's mistake is one line on standard error and status 2."""
     arguments = parse(argv)
+    keep_memory()
     try:
         COMMANDS[arguments.command](arguments)
         leave()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 from contextlib import AbstractContextManager, nullcontext
@@ -12,6 +13,7 @@ import torch.distributed as dist
 
 from argenzoo.errors import ArgenzooError
 
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # glibc's names for mallopt
 PATIENCE = timedelta(days=2)  # of the other processes, while one saves, samples or measures
 
 
@@ -41,6 +43,24 @@ def finished(device: torch.device) -> None:
     """Wait until a GPU has done what it was given: only then a time means something."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def keep_memory() -> None:
+    """Memory that tensors free stays with this process, for the next ones: a step frees and takes the same sizes again and again, and what
+    went back to the system would be cleared page by page. It holds for the whole process, so it is for a program to say, not for a library.
+
+    On Linux with glibc; where a variable of the environment sets glibc's allocator already, that stays.
+    """
+    if platform.libc_ver()[0] == "glibc" and not any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
+        library = ctypes.CDLL(None)
+        library.mallopt(TRIM_THRESHOLD, -1)  # never
+        library.mallopt(MMAP_THRESHOLD, 2**31 - 1)  # what is mapped by itself is unmapped when freed
+
+
+def give_memory_back() -> None:
+    """What ``keep_memory`` kept, at once."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[object]:

@@ -4,14 +4,16 @@ python benchmarks/speed.py llamagen --batch 1,8 --with "" --with execution.weigh
 python benchmarks/speed.py var --batch 1,4 --with "" --with execution.weights=bf16
 python benchmarks/speed.py mar --batch 1,4 --with ""
 python benchmarks/speed.py mar --steps 64 --with "order.num_steps=16 head.solver=dpm head.num_steps=20"
-python benchmarks/speed.py cifar10_mar mar_b --training --batch 64
+python benchmarks/speed.py cifar10_mar mar_b --training --batch 64 --with "" --with train.compile=true
 
-Weights are random; both sides have the same. A ratio is that of the two seconds of one round; the table has its median, least and most.
+Weights are random; both sides have the same. Every loop runs in a process of its own, theirs as any script does, ours as our command sets
+its process up. A ratio is that of the two seconds of one round; the table has its median, least and most.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
@@ -28,10 +30,13 @@ from argenzoo.benchmarking import work
 from argenzoo.benchmarking.cases import Subject, some_tokens, training
 from argenzoo.benchmarking.machine import measure
 from argenzoo.benchmarking.timing import interleaved
+from argenzoo.device import keep_memory
 from argenzoo.model import ARModel, evaluating
+from argenzoo.recipe import load_recipe
 from argenzoo.rng import Rng
 
 CPU = torch.device("cpu")
+Make = Callable[[], Callable[[], Any]]
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,9 @@ class Family:
     recipe: str
     sampling: dict[str, Any]
     decoded: bool = False
+
+    def model(self) -> ARModel:
+        return seeded(self.recipe, {f"sampling.{key}": value for key, value in self.sampling.items()})
 
 
 FAMILIES = {
@@ -58,7 +66,12 @@ def main() -> None:
     parser.add_argument("--training", action="store_true", help="optimizer steps instead of sampling")
     parser.add_argument("--batch", default="1", help="e.g. 1,8")
     parser.add_argument(
-        "--with", dest="variants", action="append", default=[], metavar="KEY=VALUE ...", help="ours, with these sampling keys"
+        "--with",
+        dest="variants",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE ...",
+        help="ours, with these keys: of sampling, or of the recipe",
     )
     parser.add_argument("--steps", type=int, help="MAR: the author's loop with so many steps of the order")
     parser.add_argument("--rounds", type=int, default=5)
@@ -71,70 +84,103 @@ def main() -> None:
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     for what in arguments.what:
         for batch in map(int, arguments.batch.split(",")):
-            if arguments.training:
-                steps(what, batch, arguments.rounds, machine)
-            else:
-                sampling(FAMILIES[what], batch, arguments, machine)
+            rows(what, batch, arguments, machine)
 
 
-def sampling(family: Family, batch: int, arguments: argparse.Namespace, machine: Any) -> None:
-    """A row a variant, all of one run."""
-    model = seeded(family.recipe, {f"sampling.{key}": value for key, value in family.sampling.items()})
-    labels = torch.arange(batch) * 7
-    base = model.sampling
-    theirs = base if arguments.steps is None else base.override({"order.num_steps": arguments.steps})
+def rows(what: str, batch: int, arguments: argparse.Namespace, machine: Any) -> None:
+    """One a variant, all of one run."""
+    variants = arguments.variants or [""]
+    if arguments.training:
+        recipe, least = what, work.training
+        makes: list[Make] = [partial(their_step, what, batch), *(partial(our_step, what, batch, text) for text in variants)]
+    else:
+        family = FAMILIES[what]
+        recipe, least = family.recipe, work.decoded if family.decoded else work.sampling
+        makes = [partial(their_sampling, what, batch, arguments.steps), *(partial(our_sampling, what, batch, text) for text in variants)]
+    runs = {text: Apart(make, ours=text is not None) for text, make in zip([None, *variants], makes, strict=True)}
+    seconds = interleaved(runs, arguments.rounds, CPU, warm=not arguments.cold)
+    bound = least(work.Counts(load_recipe(recipe)), batch, "fp32", machine).least
+    for text in variants:
+        row(recipe, batch, seconds[None], text or "as it is", seconds[text], equal(runs[None].made, runs[text].made), bound)
+    for run in runs.values():
+        run.close()
+
+
+class Apart:
+    """A loop in a process of its own; every call is one run. ``made``: what the last one returned."""
+
+    def __init__(self, make: Make, ours: bool) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, other = context.Pipe()
+        self.process = context.Process(target=serve, args=(other, make, ours), daemon=True)
+        self.process.start()
+        self.made = self.pipe.recv()
+
+    def __call__(self) -> None:
+        self.pipe.send(True)
+        self.made = self.pipe.recv()
+
+    def close(self) -> None:
+        self.pipe.send(False)
+        self.process.join()
+
+
+def serve(pipe: Any, make: Make, ours: bool) -> None:
+    if ours:
+        keep_memory()
+    run = make()
+    pipe.send(None)
+    while pipe.recv():
+        made = run()
+        pipe.send(made.numpy() if isinstance(made, torch.Tensor) else None)
+
+
+def their_sampling(what: str, batch: int, steps: int | None) -> Callable[[], Any]:
+    family, labels = FAMILIES[what], class_labels(batch)
+    model = family.model()
+    options = model.sampling if steps is None else model.sampling.override({"order.num_steps": steps})
     run = family.theirs.pictures if family.decoded else family.theirs.tokens
-    runs: dict[str, Callable[[], Any]] = {"theirs": lambda: run(model, labels, Rng(0, range(batch)), theirs)}
-    options = {text: base.override(pairs(text)) for text in arguments.variants or [""]}
-    for text, chosen in options.items():
-        runs[text] = partial(ours, model, labels, chosen, family.decoded)
-    made: dict[str, torch.Tensor] = {}
-    seconds = interleaved({key: partial(kept, made, key, run) for key, run in runs.items()}, arguments.rounds, CPU, warm=not arguments.cold)
-    least = (work.decoded if family.decoded else work.sampling)(work.Counts(model.recipe), batch, "fp32", machine).least
-    for text in options:
-        same = (made[text] - made["theirs"]).abs() < 1e-3 if made[text].is_floating_point() else made[text] == made["theirs"]
-        row(family.recipe, batch, seconds["theirs"], text or "as it is", seconds[text], f"{same.float().mean():.1%}", least)
+    return lambda: run(model, labels, Rng(0, range(batch)), options)
 
 
-def kept(made: dict[str, torch.Tensor], key: str, run: Callable[[], Any]) -> None:
-    made[key] = run()
+def our_sampling(what: str, batch: int, text: str) -> Callable[[], Any]:
+    family, labels = FAMILIES[what], class_labels(batch)
+    model = family.model()
+    options = model.sampling.override(pairs(text))
+
+    def run() -> torch.Tensor:
+        with evaluating(model), torch.no_grad():
+            tokens = model.sample_tokens(labels, Rng(0, range(batch)), options)
+            return ((model.tokenizer.decode(tokens) + 1) / 2).clamp(0, 1) if family.decoded else tokens
+
+    return run
 
 
-def ours(model: ARModel, labels: torch.Tensor, options: Any, decoded: bool) -> torch.Tensor:
-    with evaluating(model), torch.no_grad():
-        tokens = model.sample_tokens(labels, Rng(0, range(len(labels))), options)
-        return ((model.tokenizer.decode(tokens) + 1) / 2).clamp(0, 1) if decoded else tokens
+def our_step(name: str, batch: int, text: str) -> Callable[[], Any]:
+    """A training step of a recipe; the value is none that can be compared."""
+    step = training(Subject(name, seeded(name, pairs(text))), batch, "fp32")
+    return lambda: step() and None
 
 
-def steps(name: str, batch: int, rounds: int, machine: Any) -> None:
-    """A training step of a recipe."""
-    model = seeded(name)
-    theirs = GENERATORS[model.recipe.generator.name]
-    runs = {"theirs": their_step(theirs, model, batch), "ours": training(Subject(name, model), batch, "fp32")}
-    seconds = interleaved(runs, rounds, CPU)
-    least = work.training(work.Counts(model.recipe), batch, "fp32", machine).least
-    row(name, batch, seconds["theirs"], "training step", seconds["ours"], "-", least)
-
-
-def their_step(theirs: Any, model: ARModel, batch: int) -> Callable[[], Any]:
+def their_step(name: str, batch: int) -> Callable[[], Any]:
     """Forward, backward, clipping, AdamW as torch has it by default, averages parameter by parameter."""
-    config = model.recipe.train
-    own = ARModel(model.tokenizer, deepcopy(model.network), model.sampling, model.recipe)
-    own.network.train()
-    averages = deepcopy(own.network)
-    optimizer = torch.optim.AdamW(own.network.parameters(), lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
+    model = seeded(name)
+    theirs, config = GENERATORS[model.recipe.generator.name], model.recipe.train
+    model.network.train()
+    averages = deepcopy(model.network)
+    optimizer = torch.optim.AdamW(model.network.parameters(), lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
     tokens, labels = some_tokens(model, batch), torch.arange(batch) % model.conditioner.config.num_classes
     extra = (model.tokenizer.context(tokens),) if theirs is var else ()
 
     def run() -> None:
-        loss = theirs.loss(own, tokens, labels, Rng(0, range(batch), "train"), *extra)
+        loss = theirs.loss(model, tokens, labels, Rng(0, range(batch), "train"), *extra)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(own.network.parameters(), config.clip or 1.0)
+        torch.nn.utils.clip_grad_norm_(model.network.parameters(), config.clip or 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         if config.ema is not None:
             with torch.no_grad():
-                for average, parameter in zip(averages.parameters(), own.network.parameters(), strict=True):
+                for average, parameter in zip(averages.parameters(), model.network.parameters(), strict=True):
                     average.mul_(config.ema).add_(parameter, alpha=1 - config.ema)
 
     return run
@@ -151,8 +197,20 @@ def seeded(name: str, overrides: dict[str, Any] | None = None) -> ARModel:
     return model
 
 
+def class_labels(batch: int) -> torch.Tensor:
+    return torch.arange(batch) * 7
+
+
 def pairs(text: str) -> dict[str, Any]:
     return {key: yaml.safe_load(value) for key, _, value in (pair.partition("=") for pair in text.split())}
+
+
+def equal(theirs: Any, mine: Any) -> str:
+    """The share of numbers that are: ids alike, others within 0.001."""
+    if theirs is None:
+        return "-"
+    same = abs(mine - theirs) < 1e-3 if mine.dtype.kind == "f" else mine == theirs
+    return f"{same.mean():.1%}"
 
 
 def row(what: str, batch: int, theirs: list[float], variant: str, mine: list[float], same: str, least: float) -> None:

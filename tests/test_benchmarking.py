@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -291,3 +295,33 @@ def test_an_authors_code_that_does_not_run(checkout: Path, capsys: pytest.Captur
         assert main([*words, str(peer)]) == 2
         error = capsys.readouterr().err
         assert expected in error.splitlines()[-1]
+
+
+KEPT = """
+import resource
+import sys
+import torch
+from argenzoo.benchmarking.timing import NOW, resident
+from argenzoo.device import give_memory_back, keep_memory
+if sys.argv[1] == "kept":
+    keep_memory()
+torch.ones(2**24).sum()  # 64 MiB, freed
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+torch.ones(2**24)
+faults, held = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before, resident(NOW)
+give_memory_back()
+print(faults, held - resident(NOW))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc's allocator that is set up")
+def test_freed_memory_is_there_for_the_next_tensor():
+    """No page of it is faulted in again; and it can be given back."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_TUNABLES"))}
+    made = [
+        subprocess.run([sys.executable, "-c", KEPT, how], capture_output=True, text=True, check=True, env=environment).stdout.split()
+        for how in ("plain", "kept")
+    ]
+    (plain, _), (kept, freed) = (map(int, numbers) for numbers in made)
+    assert kept < 100 < 1000 < plain
+    assert freed > 2**25

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,38 @@ def test_compiled_blocks(monkeypatch: pytest.MonkeyPatch):
     compiled(model.network)
     assert len(seen) == len(list(blocks_of(model.network))) == 2
     assert list(model.network.state_dict()) == names
+
+
+def compiled_gradients(name: str) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """(plain, compiled)."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    model = tiny_model(name)
+    tokens = model.space.empty(4, torch.device("cpu"))
+    inputs = model.context(tokens), tokens, torch.tensor([0, 1, 1, 0])
+    expected, network = gradients(model.network, *inputs), deepcopy(model.network)
+    compiled(network)
+    return expected, gradients(network, *inputs)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_compiled_blocks_train_the_plain_way(name: str, monkeypatch: pytest.MonkeyPatch):
+    """Each traced wholly, oneDNN's products and all."""
+    monkeypatch.setattr(repeated, "BACKEND", "aot_eager")
+    monkeypatch.setattr(repeated, "ON_CPU", None)
+    expected, made = compiled_gradients(name)
+    torch.testing.assert_close(made, expected, rtol=1e-3, atol=1e-5)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+    assert not torch._dynamo.utils.counters["graph_break"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="the compiler for a CPU needs a C++ compiler")
+@pytest.mark.parametrize("name", CELLS)
+def test_compiled_code_trains_the_plain_way(name: str):
+    """With code that is really made."""
+    expected, made = compiled_gradients(name)
+    torch.testing.assert_close(made, expected, rtol=1e-3, atol=1e-5)
 
 
 def test_nothing_to_do_it_to():

@@ -8,7 +8,6 @@ import pytest
 import torch
 from conftest import tiny, tiny_model
 
-from argenzoo import decoding as module
 from argenzoo.branches import Branches
 from argenzoo.errors import ArgenzooError
 from argenzoo.guidance import Guidance
@@ -82,7 +81,6 @@ def test_the_null_branch_is_left_out_where_it_does_not_count(monkeypatch: pytest
     torch.testing.assert_close(sampled(model), made, atol=1e-3, rtol=1e-3)
     monkeypatch.undo()
     assert not torch.allclose(sampled(masked()), made, atol=1e-2)
-    assert module.Branches is Branches
 
 
 def test_where_guidance_acts():

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from argenzoo.device import finished
+from argenzoo.device import finished, give_memory_back
 
 Key = TypeVar("Key")
 PEAK, NOW, RESET = "VmHWM:", "VmRSS:", "5"  # in Linux's /proc/self: the most resident memory, that of now; what resets the first
@@ -44,6 +44,7 @@ def peak(run: Callable[[], object], device: torch.device) -> int | None:
     if not (STATUS.is_file() and CLEAR.exists()):
         run()
         return None
+    give_memory_back()  # or the run would take what is free already
     CLEAR.write_text(RESET)
     before = resident(NOW)
     run()

@@ -23,7 +23,7 @@ class ResidualBlock(nn.Module):
         self.modulation = nn.Linear(width, 3 * width)
 
     def forward(self, x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor) -> Tensor:
-        return x + gate * self.mlp(self.norm(x) * (1 + scale) + shift)
+        return torch.addcmul(x, gate, self.mlp(torch.addcmul(shift, self.norm(x), 1 + scale)))
 
 
 class DenoisingMLP(nn.Module):
@@ -73,7 +73,7 @@ class DenoisingMLP(nn.Module):
         for block in self.blocks:
             x = block(x, *next(each))
         shift, scale = next(each)
-        return self.out_proj(F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift)
+        return self.out_proj(torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=1e-6), 1 + scale))
 
     def denoise_pair(self, x: Tensor, modulations: Iterable[Modulation], paired: bool) -> tuple[Tensor, Tensor | None]:
         """(B, ..., C) -> (cond, null), of modulations of 2B; without a pair (cond, None), of B."""

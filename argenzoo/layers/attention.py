@@ -90,11 +90,10 @@ class Attention(nn.Module):
     ) -> Tensor:
         """(B, N, D) -> (B, N, D). ``mask`` is bool, True where a query may look."""
         qkv = rearrange(self._project(x), "b n (three h d) -> three b h n d", three=3, h=self.num_heads)
-        q, k, v = qkv if rotation is None else (*rotate(qkv[:2], rotation), qkv[2])
+        qk, (v,) = qkv.split([2, 1])  # not by index: a slice's gradient is filled up with zeros
+        q, k = qk if rotation is None else rotate(qk, rotation)
         if self.log_scale is not None:
-            q = F.normalize(q, dim=-1) * self.log_scale.clamp(max=math.log(100)).exp()
-            k = F.normalize(k, dim=-1)
-            q, k = q.to(v.dtype), k.to(v.dtype)
+            q, k = of_length(q, self.log_scale.clamp(max=math.log(100)).exp()), of_length(k)
         if cache is not None:
             k, v = cache.append(k, v)
         dropout = self.dropout if self.training else 0.0
@@ -105,3 +104,9 @@ class Attention(nn.Module):
         if self.q_bias is None or self.v_bias is None:
             return self.qkv(x)
         return self.qkv(x, torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias]))
+
+
+def of_length(x: Tensor, length: Tensor | float = 1.0) -> Tensor:
+    """x (..., d) scaled to ``length`` (..., 1), zeros left alone: one factor a vector, so that training takes few passes over x."""
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+    return (x * (length / norm.clamp(min=1e-12))).to(x.dtype)

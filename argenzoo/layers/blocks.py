@@ -81,8 +81,8 @@ class AdaLNBlock(nn.Module):
     def forward(self, x: Tensor, modulation: Tensor, mask: Tensor | None, cache: KVCache | None) -> Tensor:
         """x (B, N, D); ``modulation``: of ``modulated``."""
         gamma1, gamma2, scale1, scale2, shift1, shift2 = modulation.unbind(2)  # (B, 1, D) each
-        x = x + self.drop_path(gamma1 * self.attention(modulate(x, scale1, shift1), mask=mask, cache=cache))
-        return x + self.drop_path(gamma2 * self.mlp(modulate(x, scale2, shift2)))
+        x = torch.addcmul(x, gamma1, self.drop_path(self.attention(modulate(x, scale1, shift1), mask=mask, cache=cache)))
+        return torch.addcmul(x, gamma2, self.drop_path(self.mlp(modulate(x, scale2, shift2))))
 
     @torch.no_grad()
     def init_small(self, depth: int, factor: float, gamma: float) -> None:
@@ -96,4 +96,4 @@ class AdaLNBlock(nn.Module):
 
 def modulate(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """LN(x) * (1 + scale) + shift; the LayerNorm has no parameters of its own."""
-    return F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift
+    return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=1e-6), 1 + scale)

@@ -26,7 +26,9 @@ class Execution(Config):
         "fp32", description="as they are read in every step: half, a quarter of the bytes; int8 needs torchao"
     )
     compile: bool = Field(False, description="blocks by torch.compile, on a GPU with CUDA graphs; raster needs order.static too")
-    packed: bool = Field(True, description="on a CPU in float32 or bfloat16, held a second time in the order in which they are read")
+    packed: bool = Field(
+        True, description="on a CPU in float32 or bfloat16, held a second time in the order in which they are read; not with compile"
+    )
 
 
 @contextmanager
@@ -49,7 +51,7 @@ def executing(network: nn.Module, execution: Execution) -> Iterator[None]:
     try:
         network.execution = execution  # type: ignore[assignment]
         for part in parts:
-            part.form = make(part.weight.detach(), execution.packed)
+            part.form = make(part.weight.detach(), execution.packed and not execution.compile)
         with compiling(network) if execution.compile else nullcontext():
             yield
     finally:

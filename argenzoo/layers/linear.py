@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+ONEDNN = torch.backends.mkldnn.is_available()  # asked once: a compiler can't
 Form = Callable[[Tensor], Tensor]  # (..., K) -> (..., N), of one Linear, without its bias
 
 
@@ -49,19 +50,33 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def takes(x: Tensor, weight: Tensor) -> bool:
     """Whether oneDNN is there and this is for it."""
     return (
-        not torch.compiler.is_compiling()  # first: a compiler can't look into the others
+        ONEDNN
         and x.device.type == weight.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
         and x.dim() > 1
         and x.numel() > 0
-        and torch.backends.mkldnn.is_available()
         and not torch.is_autocast_enabled("cpu")
     )
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (..., K), weight (N, K) of any strides or packed by ``packed`` -> (..., N)."""
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")  # what torch.compile calls, too
+    return whole(x, weight, bias) if torch.compiler.is_compiling() else of_library(x, weight, bias)
+
+
+def of_library(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+@torch.library.custom_op("argenzoo::product", mutates_args=(), device_types="cpu")
+def whole(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """``of_library`` as one operator, which a compiler does not look into: it knows oneDNN's with constant weights alone."""
+    return of_library(x, weight, bias)
+
+
+@whole.register_fake
+def _shape(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return x.new_empty(*x.shape[:-1], len(weight))
 
 
 def packed(weight: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from argenzoo.errors import ArgenzooError
 
 SHAPES = 64  # of one block, compiled each; VAR has ten
 BACKEND = "inductor"
+ON_CPU = {"fallback_random": True}  # dropout's draws by torch, which is quicker at them there than compiled code
 
 
 def blocks_of(module: nn.Module) -> Iterator[nn.Module]:
@@ -35,8 +36,9 @@ def checkpointed(module: nn.Module) -> None:
 
 def compiled(module: nn.Module) -> None:
     """``torch.compile`` every block, at its first call: as many blocks of one shape are compiled once. Raises as ``checkpointed``."""
+    options = None if next(module.parameters()).is_cuda else ON_CPU
     for block in some_blocks(module, "train.compile"):
-        block.compile()
+        block.compile(backend=BACKEND, options=options)
 
 
 @contextmanager

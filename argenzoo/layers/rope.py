@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
 def rotate(x: Tensor, rotation: Tensor) -> Tensor:
-    """Turn the interleaved pairs of (..., heads, N, head_dim), in float32, by exp(i angle) of every position, (N, head_dim/2) or
-    (B, 1, N, head_dim/2): one product of complex numbers, or of their parts for a compiler, which has no code for them."""
+    """Turn the interleaved pairs of (..., heads, N, head_dim), in float32, by the (cos, sin) of every position, (N, head_dim/2, 2) or
+    (B, 1, N, head_dim/2, 2): one product of complex numbers, or of their parts for a compiler, which has no code for them."""
     pairs = x.float().unflatten(-1, (-1, 2))
     if not torch.compiler.is_compiling():
-        return torch.view_as_real(torch.view_as_complex(pairs) * rotation).flatten(-2).to(x.dtype)
+        return torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(rotation)).flatten(-2).to(x.dtype)
     even, odd = pairs.unbind(-1)
-    cos, sin = rotation.real, rotation.imag
+    cos, sin = rotation.unbind(-1)
     return torch.stack((even * cos - odd * sin, odd * cos + even * sin), dim=-1).flatten(-2).to(x.dtype)
 
 
@@ -35,8 +36,8 @@ class GridRope(nn.Module):
         self.register_buffer("angles", torch.cat([rows, columns], dim=-1), persistent=False)  # (N, head_dim/2)
 
     def forward(self, positions: Tensor, prefix: int = 0) -> Tensor:
-        """Grid positions (n,) or (B, n) -> their complex rotation behind ``prefix`` zero rows, broadcastable over heads."""
+        """Grid positions (n,) or (B, n) -> their (cos, sin) behind ``prefix`` zero rows, broadcastable over heads."""
         angles = self.angles[positions].float()
-        turned = torch.polar(torch.ones_like(angles), angles)
-        rotation = torch.cat([turned.new_zeros(*angles.shape[:-2], prefix, angles.shape[-1]), turned], dim=-2)
+        turned = torch.stack([angles.cos(), angles.sin()], dim=-1)
+        rotation = F.pad(turned, (0, 0, 0, 0, prefix, 0))
         return rotation if positions.dim() == 1 else rotation[:, None]
