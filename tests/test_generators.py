@@ -137,8 +137,9 @@ def test_mar_mask_ratio_is_one_draw_for_all_processes():
     model = tiny_model("fruit_mar")
     counts = set()
     for step in range(40):
-        masks = [model.generator.draw_mask(2, Rng(0, indices, step=step)) for indices in ([0, 1], [2, 3])]
-        assert len({int(row.sum()) for mask in masks for row in mask}) == 1
+        masks, hidden = zip(*(model.generator.draw_mask(Rng(0, indices, step=step)) for indices in ([0, 1], [2, 3])), strict=True)
+        assert {int(row.sum()) for mask in masks for row in mask} == set(hidden)
+        assert len(set(hidden)) == 1
         counts.add(int(masks[0][0].sum()))
         assert not torch.equal(masks[0], masks[1]) or int(masks[0][0].sum()) == 16
     assert counts <= set(range(12, 17))

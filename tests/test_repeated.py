@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 from copy import deepcopy
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 import pytest
@@ -91,24 +91,24 @@ def compiled_gradients(name: str) -> tuple[list[torch.Tensor], list[torch.Tensor
     return expected, gradients(network, *inputs)
 
 
+@pytest.fixture(
+    params=["aot_eager", pytest.param("inductor", marks=[pytest.mark.slow, pytest.mark.skipif(which("g++") is None, reason="no g++")])]
+)
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The compiler's own reference, which runs what it traced; and the one that makes code, which for a CPU takes a C++ compiler."""
+    monkeypatch.setattr(repeated, "BACKEND", request.param)
+    if request.param == "aot_eager":
+        monkeypatch.setattr(repeated, "ON_CPU", None)
+    return request.param
+
+
 @pytest.mark.parametrize("name", CELLS)
-def test_compiled_blocks_train_the_plain_way(name: str, monkeypatch: pytest.MonkeyPatch):
+def test_compiled_blocks_train_the_plain_way(name: str, backend: str):
     """Each traced wholly, oneDNN's products and all."""
-    monkeypatch.setattr(repeated, "BACKEND", "aot_eager")
-    monkeypatch.setattr(repeated, "ON_CPU", None)
     expected, made = compiled_gradients(name)
     torch.testing.assert_close(made, expected, rtol=1e-3, atol=1e-5)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
     assert not torch._dynamo.utils.counters["graph_break"]
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("g++") is None, reason="the compiler for a CPU needs a C++ compiler")
-@pytest.mark.parametrize("name", CELLS)
-def test_compiled_code_trains_the_plain_way(name: str):
-    """With code that is really made."""
-    expected, made = compiled_gradients(name)
-    torch.testing.assert_close(made, expected, rtol=1e-3, atol=1e-5)
 
 
 def test_nothing_to_do_it_to():
@@ -125,9 +125,8 @@ def sampled(model: ARModel, changes: dict[str, Any]) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", CELLS)
-def test_compiled_blocks_sample_the_plain_tokens(name: str, monkeypatch: pytest.MonkeyPatch):
-    """Traced and run by the compiler's own reference backend; every block is traced, and plain again afterwards."""
-    monkeypatch.setattr(repeated, "BACKEND", "aot_eager")
+def test_compiled_blocks_sample_the_plain_tokens(name: str, backend: str):
+    """Every block is traced, and plain again afterwards."""
     torch._dynamo.reset()
     model = tiny_model(name)
     plain = sampled(model, {})

@@ -113,10 +113,10 @@ class MAR(nn.Module):
     def forward(self, context: Tensor, condition: Condition, rng: Draws | None = None, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """z (B, N, D) and the hidden positions (B, N); ``mask`` (True: hidden, as many in every sample) may be given."""
         if mask is None:
-            mask = self.draw_mask(len(context), rng or GlobalRng(len(context), context.device))
-        mask = mask.bool()
-        known = self.space.num_tokens - int(mask[0].sum())
-        return self._run(context, condition, mask, known), mask
+            mask, hidden = self.draw_mask(rng or GlobalRng(len(context), context.device))
+        else:
+            mask, hidden = mask.bool(), int(mask[0].sum())
+        return self._run(context, condition, mask, self.space.num_tokens - hidden), mask
 
     def check(self, options: Sampling, condition_tokens: int) -> None:
         """Raises ArgenzooError where there are more steps than tokens, or more tokens of condition than slots."""
@@ -130,14 +130,14 @@ class MAR(nn.Module):
                 f"set generator.buffer_size={condition_tokens}"
             )
 
-    def draw_mask(self, batch: int, rng: Draws) -> Tensor:
-        """(B, N): ceil(N r) hidden positions a sample, r one draw for the batch from N(1, std^2) truncated to [min, 1]."""
+    def draw_mask(self, rng: Draws) -> tuple[Tensor, int]:
+        """(B, N), and how many positions it hides in every sample: ceil(N r), r one draw for the batch from N(1, std^2) cut to [min, 1]."""
         low = (self.config.mask_ratio_min - 1) / self.config.mask_ratio_std
         cdf = 0.5 * (1 + math.erf(low / math.sqrt(2)))
         quantile = cdf + rng.shared_uniform() * (0.5 - cdf)  # the mean, 1, is the upper bound: cdf 0.5
         ratio = 1 + self.config.mask_ratio_std * math.sqrt(2) * torch.erfinv(torch.tensor(2 * quantile - 1, dtype=torch.float64)).item()
         hidden = max(1, math.ceil(self.space.num_tokens * min(max(ratio, self.config.mask_ratio_min), 1)))
-        return rng.permutation(self.space.num_tokens) < hidden
+        return rng.permutation(self.space.num_tokens) < hidden, hidden
 
     def order(self, batch: int, known: Tensor | None = None, rng: Draws | None = None, options: Sampling | None = None) -> Iterator[Tensor]:
         """Sets (B, n), ascending, of a random permutation of the unknown positions; sizes by the cosine schedule."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from diffusers.models.autoencoders.vae import Decoder, Encoder
 from pydantic import Field
 from torch import Tensor, nn
@@ -80,4 +81,6 @@ class Autoencoder(nn.Module):
 
     def decode(self, latent: Tensor) -> Tensor:
         """(B, dim, h, w) -> images (B, 3, H, W)."""
+        if latent.is_cuda:  # on a CPU it makes no difference: oneDNN has an order of its own
+            latent = latent.contiguous(memory_format=torch.channels_last)
         return self.decoder(self.post_quant_conv(latent))

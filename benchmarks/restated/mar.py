@@ -135,7 +135,7 @@ def loss(model: Any, latents: Tensor, labels: Tensor, rng: Any) -> Tensor:
     generator, head, conditioner = model.generator, model.head, model.conditioner
     drop = rng.uniform() < conditioner.config.dropout
     vector = conditioner.table(torch.where(drop, conditioner.config.num_classes, labels))
-    mask = generator.draw_mask(len(latents), rng).float()
+    mask = generator.draw_mask(rng)[0].float()
     z = decoded(generator, encoded(generator, latents, mask, vector), mask)
     repeats, channels = head.config.batch_mul, latents.shape[-1]
     target = latents.reshape(-1, channels).repeat(repeats, 1)
