@@ -135,9 +135,24 @@ def test_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert "holds a result: choose another --out, or --overwrite" in capsys.readouterr().err
 
 
+def test_variants_are_timed_beside_the_plain_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+    monkeypatch.setattr(command, "measure", lambda device, precisions: Machine("a machine", 1e9, dict.fromkeys(precisions, 1e9)))
+    (tmp_path / "tiny.yaml").write_text(tiny("fruit_mar").yaml())
+    name, few = str(tmp_path / "tiny.yaml"), "sampling.order.num_steps=1 sampling.head.num_steps=2"
+    assert main(["bench", name, "--kinds", "tokens", "--rounds", "2", "--with", few, "--out", str(tmp_path / "out")]) == 0
+    text = capsys.readouterr().out
+    plain, less = json.loads((tmp_path / "out" / "bench.json").read_text())["rows"]
+    assert (plain["variant"], less["variant"]) == ("", few)
+    assert less["work"]["flops"] < plain["work"]["flops"]
+    assert f"{name}, sampling, batch 1, fp32, {few}: " in text
+    assert " times as fast as without (" in text
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
+        ({"variants": ["sampling.guidance=2", "sampling.guidance=2"]}, "--with takes one or more key=value, and no two alike"),
+        ({"variants": ["sampling.guidence=2"]}, "did you mean 'guidance'"),
         ({"kinds": ["trainin"]}, "--kinds: unknown 'trainin'; did you mean 'training'"),
         ({"precisions": ["fp16"]}, "--precision: unknown 'fp16'"),
         ({"batches": [0]}, "--rounds and --batch must be at least 1"),

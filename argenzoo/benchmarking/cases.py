@@ -25,12 +25,19 @@ Run = Callable[[], object]
 
 @dataclass(frozen=True)
 class Case:
-    """One row of the table. ``kind``: tokens, pictures or training; ``peer``: whose code, where it is not ours."""
+    """One row of the table.
+
+    Args:
+        kind: tokens, pictures or training.
+        variant: overrides of this row alone, as they were given.
+        peer: whose code, where it is not ours.
+    """
 
     name: str
     kind: str
     batch: int
     precision: str
+    variant: str = ""
     peer: str = ""
 
     def least(self, counts: Counts, machine: Machine) -> Work:

@@ -22,11 +22,12 @@ from argenzoo.benchmarking.work import Counts, Work
 from argenzoo.build import build_model
 from argenzoo.device import checked_device
 from argenzoo.errors import ArgenzooError, suggestion
-from argenzoo.recipe import Recipe
+from argenzoo.recipe import Recipe, parse_overrides
 from argenzoo.versions import about
 from argenzoo.weights import replace_text
 
 RESULT = "bench.json"
+Key = tuple[str, str]  # a model, and a variant of it
 COLUMNS = ("what", "batch", "precision", "seconds", "spread", "pictures / s", "memory", "FLOPs", "bytes", "at least", "reached", "bound by")
 
 
@@ -37,6 +38,7 @@ class Settings:
     kinds: list[str] = field(default_factory=lambda: list(KINDS))
     batches: list[int] = field(default_factory=lambda: [1])
     precisions: list[str] = field(default_factory=lambda: ["fp32"])
+    variants: list[str] = field(default_factory=list)
     rounds: int = 5
     device: str | None = None
     peer: Path | None = None
@@ -49,6 +51,8 @@ class Settings:
             wrong = next((one for one in given if one not in known), None)
             if wrong is not None or not given:
                 raise ArgenzooError(f"{what}: unknown '{wrong}'{suggestion(str(wrong), known)}")
+        if len(set(self.variants)) < len(self.variants) or not all(self.variants):
+            raise ArgenzooError("--with takes one or more key=value, and no two alike: a model is timed without any too")
         if self.rounds < 1 or not self.batches or min(self.batches) < 1:
             raise ArgenzooError("--rounds and --batch must be at least 1")
         if self.out is not None and (self.out / RESULT).exists() and not self.overwrite:
@@ -83,11 +87,13 @@ def bench(sources: Sequence[str], overrides: dict[str, Any], settings: Settings)
         raise ArgenzooError(f"--device {device}: only {' and '.join(SIDE)} can be timed")
     if device.type == "cuda":
         torch.cuda.set_device(device)  # Accelerate takes the current one
-    subjects = {source: Subject(source, build_model(source, overrides, device)) for source in sources}
+    keys = list(product(sources, ["", *settings.variants]))
+    subjects = {key: Subject(key[0], build_model(key[0], {**overrides, **parse_overrides(key[1].split())}, device)) for key in keys}
     ready(subjects.values(), settings)
     if settings.out is not None:
         settings.out.mkdir(parents=True, exist_ok=True)  # now, and not after an hour
-    cases = [Case(*choice) for choice in product(sources, settings.kinds, settings.batches, settings.precisions)]
+    choices = product(sources, settings.kinds, settings.batches, settings.precisions, ["", *settings.variants])
+    cases = [Case(*choice) for choice in choices]
     machine = measure(device, settings.precisions)
     rows = timed(cases, subjects, machine, settings, device)
     text = "\n".join([table(rows, machine), *ratios(rows)])
@@ -115,26 +121,26 @@ def ready(subjects: Iterable[Subject], settings: Settings) -> None:
                 raise ArgenzooError(f"--peer has no effect: {peer.name}'s code is timed for --kinds {','.join(peer.kinds)} alone")
 
 
-def timed(cases: Sequence[Case], subjects: dict[str, Subject], machine: Machine, settings: Settings, device: torch.device) -> list[Row]:
+def timed(cases: Sequence[Case], subjects: dict[Key, Subject], machine: Machine, settings: Settings, device: torch.device) -> list[Row]:
     """Memory in a run of its own, then all cases in turn, an author's right after ours."""
-    counts = {name: Counts(recipe_of(subject)) for name, subject in subjects.items()}
+    counts = {key: Counts(recipe_of(subject)) for key, subject in subjects.items()}
     runs: dict[Case, Callable[[], object]] = {}
     memory: dict[Case, int | None] = {}
     total = len(cases) * (settings.rounds + 2)
     with ExitStack() as stack, tqdm(total=total, desc="timing", unit="run") as bar:
         for case in cases:
-            recipe = recipe_of(subjects[case.name])
-            runs[case] = case.prepared(subjects[case.name])
+            subject = subjects[case.name, case.variant]
+            recipe, runs[case] = recipe_of(subject), case.prepared(subject)
             memory[case] = peak(runs[case], device)
             bar.update()
-            if settings.peer is not None and case.kind in peer_of(settings.peer, recipe).kinds:
+            if settings.peer is not None and not case.variant and case.kind in peer_of(settings.peer, recipe).kinds:
                 run = PeerRun(settings.peer, recipe, case.kind, case.batch, case.precision, device)
                 stack.callback(run.close)
                 runs[replace(case, peer=run.name)] = run
                 total += settings.rounds + 1
                 bar.total = total
         seconds = interleaved(runs, settings.rounds, device, bar.update)
-    return [Row(case, seconds[case], memory.get(case), case.least(counts[case.name], machine)) for case in runs]
+    return [Row(case, seconds[case], memory.get(case), case.least(counts[case.name, case.variant], machine)) for case in runs]
 
 
 def recipe_of(subject: Subject) -> Recipe:
@@ -155,14 +161,19 @@ def table(rows: Sequence[Row], machine: Machine) -> str:
 
 
 def ratios(rows: Sequence[Row]) -> list[str]:
-    """A line a case that an author's code was timed for: how many times as fast ours is, over the rounds."""
-    ours = {row.case: row for row in rows if not row.case.peer}
+    """A line a case with a variant, or with an author's code beside it: how many times as fast ours is, over the rounds."""
+    plain = {row.case: row for row in rows}
     lines = []
-    for row in (row for row in rows if row.case.peer):
-        own = ours[replace(row.case, peer="")]
-        times = sorted(theirs / mine for theirs, mine in zip(row.seconds, own.seconds, strict=True))
-        what = f"{row.case.name}, {KINDS[row.case.kind].words}, batch {row.case.batch}, {row.case.precision}"
-        lines.append(f"{what}: {median(times):.2f} times as fast as {row.case.peer}'s code ({times[0]:.2f} to {times[-1]:.2f})\n")
+    for row in (row for row in rows if row.case.peer or row.case.variant):
+        case = row.case
+        own = plain[replace(case, peer="", variant="")]
+        slow, fast = (row, own) if case.peer else (own, row)
+        times = sorted(one / other for one, other in zip(slow.seconds, fast.seconds, strict=True))
+        what = f"{case.name}, {KINDS[case.kind].words}, batch {case.batch}, {case.precision}" + (
+            f", {case.variant}" if case.variant else ""
+        )
+        than = f"{case.peer}'s code" if case.peer else "without"
+        lines.append(f"{what}: {median(times):.2f} times as fast as {than} ({times[0]:.2f} to {times[-1]:.2f})\n")
     return lines
 
 
@@ -171,7 +182,7 @@ def cells(row: Row) -> list[str]:
     middle, case, work = median(row.seconds), row.case, row.work
     bound = f"bytes, {work.bytes_share:.0%}" if work.bytes_share > 0.5 else f"FLOPs, {1 - work.bytes_share:.0%}"
     return [
-        case.name + (f", {case.peer}'s code" if case.peer else ""),
+        case.name + (f", {case.variant}" if case.variant else "") + (f", {case.peer}'s code" if case.peer else ""),
         KINDS[case.kind].words,
         f"{case.batch}",
         case.precision,

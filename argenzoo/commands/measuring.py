@@ -103,6 +103,14 @@ def add_bench(commands: Any) -> None:
     bench.add_argument("--kinds", default="tokens,pictures,training", help="of what is timed (default: tokens,pictures,training)")
     bench.add_argument("--batch", default="1", help="one or several: 1,8,64")
     bench.add_argument("--precision", default="fp32", help="fp32, bf16, or both: fp32,bf16")
+    bench.add_argument(
+        "--with",
+        dest="variants",
+        action="append",
+        default=[],
+        metavar="'KEY=VALUE ...'",
+        help="time every model with these overrides too; several times for several variants",
+    )
     bench.add_argument("--rounds", type=int, default=5, help="in which all cases are timed in turn, after one that warms up")
     bench.add_argument("--device", help="default: the GPU where there is one")
     bench.add_argument("--peer", type=Path, metavar="PATH", help="a checkout of the author's repository, to be timed in turn with ours")
@@ -162,7 +170,7 @@ def bench_command(arguments: argparse.Namespace) -> None:
     except ValueError:
         raise ArgenzooError(f"--batch {arguments.batch}: expected numbers, such as 1,8") from None
     ways = {"kinds": arguments.kinds.split(","), "batches": batches, "precisions": arguments.precision.split(",")}
-    rest = {name: getattr(arguments, name) for name in ("rounds", "device", "peer", "out", "overwrite")}
+    rest = {name: getattr(arguments, name) for name in ("variants", "rounds", "device", "peer", "out", "overwrite")}
     print(bench(names, parse_overrides(pairs), Settings(**ways, **rest)))
 
 
