@@ -39,7 +39,6 @@ class Branches:
 
     def step(self, context: Tensor, positions: Tensor, guided: bool = True) -> tuple[Tensor, Tensor | None]:
         """(z, z of the null branch), (B, n, D) each; the latter None where there is none in this step."""
-        torch.compiler.cudagraph_mark_step_begin()  # what a CUDA graph gave in the step before is no longer needed
         if not self.paired:
             return self.generator.step(self.both, context, positions), None
         wide = positions if positions.dim() == 1 else doubled(positions)

@@ -53,8 +53,9 @@ def keep_memory() -> None:
     """
     if platform.libc_ver()[0] == "glibc" and not any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
         library = ctypes.CDLL(None)
-        library.mallopt(TRIM_THRESHOLD, -1)  # never
-        library.mallopt(MMAP_THRESHOLD, 2**31 - 1)  # what is mapped by itself is unmapped when freed
+        # what is mapped by itself is unmapped when freed; an older library refuses more than 32 MiB
+        if any(library.mallopt(MMAP_THRESHOLD, size) for size in (2**31 - 1, 2**25)):
+            library.mallopt(TRIM_THRESHOLD, -1)  # never
 
 
 def give_memory_back() -> None:

@@ -40,7 +40,7 @@ def main() -> None:
     device, sizes = torch.device(arguments.device), [int(side) ** 2 for side in arguments.scales.split(",")]
     shape = (3, arguments.batch, arguments.heads, sum(sizes), arguments.head_dim)
     qkv = torch.randn(shape, device=device, dtype=DTYPES[arguments.precision])
-    ways = {name: way for name, way in all_ways(sizes, device).items() if name != "flex" or device.type == "cuda"}
+    ways = {name: way for name, way in all_ways(sizes, qkv).items() if name != "flex" or device.type == "cuda"}
     expected = passes(ways["mask"], qkv)
     for name, way in ways.items():
         torch.testing.assert_close(passes(way, qkv), expected, rtol=2e-2, atol=1e-3, msg=f"{name} is not the same")
@@ -51,10 +51,11 @@ def main() -> None:
         print(f"| {name} | {1000 * median(spent):.1f} | {median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}) |")
 
 
-def all_ways(sizes: list[int], device: torch.device) -> dict[str, Way]:
+def all_ways(sizes: list[int], qkv: Tensor) -> dict[str, Way]:
+    device = qkv.device
     levels = torch.arange(len(sizes), device=device).repeat_interleave(torch.tensor(sizes, device=device))
     mask = levels[:, None] >= levels
-    additive = torch.zeros(mask.shape, device=device).masked_fill(~mask, -torch.inf)
+    additive = qkv.new_zeros(mask.shape).masked_fill(~mask, -torch.inf)
     flex = torch.compile(flex_attention)
     blocks = None
 
@@ -67,7 +68,7 @@ def all_ways(sizes: list[int], device: torch.device) -> dict[str, Way]:
 
     return {
         "mask": lambda q, k, v: F.scaled_dot_product_attention(q, k, v, attn_mask=mask),
-        "additive": lambda q, k, v: F.scaled_dot_product_attention(q, k, v, attn_mask=additive.to(q.dtype)),
+        "additive": lambda q, k, v: F.scaled_dot_product_attention(q, k, v, attn_mask=additive),
         "scale by scale": partial(by_scale, sizes),
         "flex": flexible,
     }

@@ -14,7 +14,7 @@ import time
 from collections import Counter
 
 import torch
-from speed import FAMILIES, our_sampling, our_step
+from speed import FAMILIES, keys, our_sampling, our_step
 from torch.profiler import ProfilerActivity, profile
 
 from argenzoo.benchmarking import work
@@ -28,8 +28,8 @@ KINDS = {  # the first part of an operator's name that is found
     "attention": ("attention",),
     "products": ("linear_pointwise", "mkldnn_linear", "mm", "int8pack", "mkl_linear"),
     "moving": ("copy_", "cat", "index", "gather", "scatter", "embedding", "fill_", "stack", "clone"),
-    "norms": ("norm",),
     "drawing": ("bernoulli", "normal_", "random", "uniform", "searchsorted", "cumsum", "topk", "sort"),
+    "norms": ("norm",),
 }
 OTHER, OUTSIDE = "element-wise and others", "outside"
 
@@ -53,7 +53,8 @@ def main() -> None:
             run, recipe = our_sampling(what, arguments.batch, arguments.variant), family.recipe
             least = work.decoded if family.decoded else work.sampling
         seconds, parts = taken(run)
-        bound = least(work.Counts(load_recipe(recipe)), arguments.batch, "fp32", machine).least
+        counts = work.Counts(load_recipe(recipe, keys(what, arguments.variant, arguments.training)))
+        bound = least(counts, arguments.batch, "fp32", machine).least
         shares = " | ".join(f"{parts[column] / sum(parts.values()):.0%}" for column in columns)
         print(f"| {what} | {seconds:.2f} | {bound:.2f} | {shares} |", flush=True)
 

@@ -64,9 +64,10 @@ def drafts(model: ARModel, labels: Tensor, widths: list[int]) -> None:
     for i in range(min(len(labels), PICTURES)):
         for width, options in choices.items():
             told: list[Progress] = []
-            began = time.perf_counter()
-            model.sample_tokens(labels[i : i + 1], Rng(0, [i]), options, watch=told.append)
-            seconds[width].append(time.perf_counter() - began)
+            with model.executing(options):
+                began = time.perf_counter()
+                model.sample_tokens(labels[i : i + 1], Rng(0, [i]), options, watch=told.append)
+                seconds[width].append(time.perf_counter() - began)
             passes[width].append(len(told))
     for width in choices:
         print(f"| {width or 'none'} | {median(passes[width]):g} | {median(seconds[width]):.3f} |")

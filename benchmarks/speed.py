@@ -49,7 +49,11 @@ class Family:
     decoded: bool = False
 
     def model(self) -> ARModel:
-        return seeded(self.recipe, {f"sampling.{key}": value for key, value in self.sampling.items()})
+        return seeded(self.recipe, self.keys(""))
+
+    def keys(self, text: str) -> dict[str, Any]:
+        """Of the recipe, with a variant's."""
+        return {f"sampling.{key}": value for key, value in {**self.sampling, **pairs(text)}.items()}
 
 
 FAMILIES = {
@@ -74,6 +78,7 @@ def main() -> None:
         help="ours, with these keys: of sampling, or of the recipe",
     )
     parser.add_argument("--steps", type=int, help="MAR: the author's loop with so many steps of the order")
+    parser.add_argument("--kept", action="store_true", help="give theirs the allocator that our command sets up, too")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--cold", action="store_true", help="no warm-up: for runs of minutes")
     arguments = parser.parse_args()
@@ -97,10 +102,10 @@ def rows(what: str, batch: int, arguments: argparse.Namespace, machine: Any) -> 
         family = FAMILIES[what]
         recipe, least = family.recipe, work.decoded if family.decoded else work.sampling
         makes = [partial(their_sampling, what, batch, arguments.steps), *(partial(our_sampling, what, batch, text) for text in variants)]
-    runs = {text: Apart(make, ours=text is not None) for text, make in zip([None, *variants], makes, strict=True)}
+    runs = {text: Apart(make, arguments.kept or text is not None) for text, make in zip([None, *variants], makes, strict=True)}
     seconds = interleaved(runs, arguments.rounds, CPU, warm=not arguments.cold)
-    bound = least(work.Counts(load_recipe(recipe)), batch, "fp32", machine).least
     for text in variants:
+        bound = least(work.Counts(load_recipe(recipe, keys(what, text, arguments.training))), batch, "fp32", machine).least
         row(recipe, batch, seconds[None], text or "as it is", seconds[text], equal(runs[None].made, runs[text].made), bound)
     for run in runs.values():
         run.close()
@@ -109,10 +114,10 @@ def rows(what: str, batch: int, arguments: argparse.Namespace, machine: Any) -> 
 class Apart:
     """A loop in a process of its own; every call is one run. ``made``: what the last one returned."""
 
-    def __init__(self, make: Make, ours: bool) -> None:
+    def __init__(self, make: Make, kept: bool) -> None:
         context = multiprocessing.get_context("spawn")
         self.pipe, other = context.Pipe()
-        self.process = context.Process(target=serve, args=(other, make, ours), daemon=True)
+        self.process = context.Process(target=serve, args=(other, make, kept), daemon=True)
         self.process.start()
         self.made = self.pipe.recv()
 
@@ -125,8 +130,8 @@ class Apart:
         self.process.join()
 
 
-def serve(pipe: Any, make: Make, ours: bool) -> None:
-    if ours:
+def serve(pipe: Any, make: Make, kept: bool) -> None:
+    if kept:
         keep_memory()
     run = make()
     pipe.send(None)
@@ -163,12 +168,13 @@ def our_step(name: str, batch: int, text: str) -> Callable[[], Any]:
 
 
 def their_step(name: str, batch: int) -> Callable[[], Any]:
-    """Forward, backward, clipping, AdamW as torch has it by default, averages parameter by parameter."""
+    """Forward, backward, clipping, AdamW (fused where their script has it so), averages parameter by parameter."""
     model = seeded(name)
     theirs, config = GENERATORS[model.recipe.generator.name], model.recipe.train
     model.network.train()
     averages = deepcopy(model.network)
-    optimizer = torch.optim.AdamW(model.network.parameters(), lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
+    rates = {"lr": config.lr, "betas": config.betas, "weight_decay": config.weight_decay}
+    optimizer = torch.optim.AdamW(model.network.parameters(), **rates, fused=theirs is not mar)
     tokens, labels = some_tokens(model, batch), torch.arange(batch) % model.conditioner.config.num_classes
     extra = (model.tokenizer.context(tokens),) if theirs is var else ()
 
@@ -195,6 +201,11 @@ def seeded(name: str, overrides: dict[str, Any] | None = None) -> ARModel:
             if not parameter.any():
                 parameter.normal_(std=0.02)
     return model
+
+
+def keys(what: str, text: str, training: bool) -> dict[str, Any]:
+    """What a variant changes in the recipe."""
+    return pairs(text) if training else FAMILIES[what].keys(text)
 
 
 def class_labels(batch: int) -> torch.Tensor:

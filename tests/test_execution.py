@@ -146,3 +146,23 @@ def test_a_model_can_hold_its_form_over_many_calls():
 def sampled(model: ARModel, changes: dict[str, Any]) -> torch.Tensor:
     with evaluating(model):
         return model.sample_tokens(LABELS, Rng(0, range(3)), model.sampling.override({"guidance": 2.0, **changes}))
+
+
+def test_no_rows():
+    """A masked model's first step has no known tokens, and so a product of no rows."""
+    holder = nn.Sequential(Linear(32, 64))
+    for weights in ("fp32", "bf16", "int8"):
+        with executing(holder, Execution(weights=weights)), torch.no_grad():
+            assert holder(torch.zeros(2, 0, 32)).shape == (2, 0, 64)
+
+
+def test_mixed_precision_inside_reads_the_module_as_ever():
+    """A form for float32 is not for autocast, which casts a parameter once, not in every call."""
+    holder = nn.Sequential(Linear(32, 64))
+    x = torch.randn(2, 3, 32)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        expected = holder(x)
+        with executing(holder, Execution()):
+            made = holder(x)
+    assert made.dtype == expected.dtype == torch.bfloat16
+    assert torch.equal(made, expected)

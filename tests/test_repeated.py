@@ -160,3 +160,17 @@ def test_static_settings_without_effect_are_errors():
         tiny_model("fruit_raster", {"sampling.order": {"static": True, "drafts": 2}})
     with pytest.raises(ArgenzooError, match=r"order.static needs generator.order=raster"):
         tiny_model("fruit_raster", {"sampling.order.static": True, "generator.order": "random"})
+
+
+def test_blocks_that_differ_in_a_rate_are_all_compiled(monkeypatch: pytest.MonkeyPatch):
+    """More than torch's own limit of compilations would allow."""
+    monkeypatch.setattr(repeated, "BACKEND", "aot_eager")
+    monkeypatch.setattr(repeated, "ON_CPU", None)
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 3)
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    model = tiny_model("fruit_var", {"generator.depth": 6, "generator.drop_path": 0.2})
+    tokens = model.space.empty(4, torch.device("cpu"))
+    compiled(model.network)
+    gradients(model.network, model.context(tokens), tokens, torch.tensor([0, 1, 1, 0]))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 6

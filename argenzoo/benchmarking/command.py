@@ -122,24 +122,26 @@ def ready(subjects: Iterable[Subject], settings: Settings) -> None:
 
 
 def timed(cases: Sequence[Case], subjects: dict[Key, Subject], machine: Machine, settings: Settings, device: torch.device) -> list[Row]:
-    """Memory in a run of its own, then all cases in turn, an author's right after ours."""
+    """A run that warms up, memory in one of its own, then all cases in turn, an author's right after ours."""
     counts = {key: Counts(recipe_of(subject)) for key, subject in subjects.items()}
     runs: dict[Case, Callable[[], object]] = {}
     memory: dict[Case, int | None] = {}
-    total = len(cases) * (settings.rounds + 2)
+    total = len(cases) * (settings.rounds + 1)
     with ExitStack() as stack, tqdm(total=total, desc="timing", unit="run") as bar:
         for case in cases:
             subject = subjects[case.name, case.variant]
             recipe, runs[case] = recipe_of(subject), case.prepared(subject)
+            runs[case]()  # what is made once, moments say, is not of a step
             memory[case] = peak(runs[case], device)
             bar.update()
             if settings.peer is not None and not case.variant and case.kind in peer_of(settings.peer, recipe).kinds:
                 run = PeerRun(settings.peer, recipe, case.kind, case.batch, case.precision, device)
                 stack.callback(run.close)
                 runs[replace(case, peer=run.name)] = run
-                total += settings.rounds + 1
+                run()
+                total += settings.rounds
                 bar.total = total
-        seconds = interleaved(runs, settings.rounds, device, bar.update)
+        seconds = interleaved(runs, settings.rounds, device, bar.update, warm=False)
     return [Row(case, seconds[case], memory.get(case), case.least(counts[case.name, case.variant], machine)) for case in runs]
 
 

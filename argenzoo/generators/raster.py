@@ -169,6 +169,7 @@ class Window:
         self.caches = [PlacedCache(self.length) for _ in raster.blocks]
         shown = condition.mask if condition.mask is not None else condition.tokens.new_ones(batch, self.prefix, dtype=torch.bool)
         self.mask = F.pad(prefix_mask(shown, raster.space.num_tokens - 1), (0, 1, 0, 1))  # (B, 1, L + 1, L + 1)
+        self.mask[..., -1, -1] = True  # a row that sees nothing may come out as NaN
 
     def begin(self) -> Tensor:
         """z (B, 1, D) of the first token."""

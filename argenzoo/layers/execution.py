@@ -25,7 +25,7 @@ class Execution(Config):
     weights: Literal["fp32", "bf16", "int8"] = Field(
         "fp32", description="as they are read in every step: half, a quarter of the bytes; int8 needs torchao"
     )
-    compile: bool = Field(False, description="blocks by torch.compile, on a GPU with CUDA graphs; raster needs order.static too")
+    compile: bool = Field(False, description="blocks by torch.compile; raster needs order.static too")
     packed: bool = Field(
         True, description="on a CPU in float32 or bfloat16, held a second time in the order in which they are read; not with compile"
     )
@@ -65,13 +65,13 @@ def float32(weight: Tensor, pack: bool) -> Form | None:
     if not pack or not takes(weight, weight):
         return None
     ready = packed(weight)
-    return lambda x: product(x, ready) if takes(x, weight) else F.linear(x, weight)
+    return lambda x: product(x, ready) if takes(x, weight) else None
 
 
 def bfloat16(weight: Tensor, pack: bool) -> Form:
     """Weights and inputs rounded to bfloat16; the sums come back in the input's type."""
     half = weight.to(torch.bfloat16)
-    if not pack or not takes(weight, weight):
+    if not pack or not takes(weight, weight) or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return lambda x: F.linear(x.to(torch.bfloat16), half).to(x.dtype)
     ready = packed(half)
     return lambda x: product(x.to(torch.bfloat16), ready).to(x.dtype)
@@ -87,7 +87,9 @@ def int8(weight: Tensor, pack: bool) -> Form:
     numbers, scales = quantized.qdata.contiguous(), quantized.scale.flatten()  # type: ignore[attr-defined]
     scales = scales.to(torch.bfloat16)
     # torchao itself would make a bfloat16 weight of them at every call
-    return lambda x: torch._weight_int8pack_mm(x.flatten(0, -2).to(torch.bfloat16), numbers, scales).view(*x.shape[:-1], -1).to(x.dtype)
+    return lambda x: (
+        torch._weight_int8pack_mm(x.flatten(0, -2).to(torch.bfloat16), numbers, scales).view(*x.shape[:-1], len(weight)).to(x.dtype)
+    )
 
 
 def quantize(weight: Tensor) -> Tensor:

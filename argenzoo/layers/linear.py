@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 ONEDNN = torch.backends.mkldnn.is_available()  # asked once: a compiler can't
-Form = Callable[[Tensor], Tensor]  # (..., K) -> (..., N), of one Linear, without its bias
+Form = Callable[[Tensor], Tensor | None]  # (..., K) -> (..., N), of one Linear, without its bias; None where this input is not for it
 
 
 class Linear(nn.Linear):
@@ -25,9 +25,9 @@ class Linear(nn.Linear):
     def forward(self, input: Tensor, bias: Tensor | None = None) -> Tensor:  # noqa: A002 (nn.Linear's)
         """``bias``: instead of its own."""
         bias = self.bias if bias is None else bias
-        if self.form is None or torch.is_grad_enabled():
+        out = None if self.form is None or torch.is_grad_enabled() else self.form(input)
+        if out is None:
             return linear(input, self.weight, bias)
-        out = self.form(input)
         return out if bias is None else out + bias
 
 

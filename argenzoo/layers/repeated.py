@@ -35,7 +35,11 @@ def checkpointed(module: nn.Module) -> None:
 
 
 def compiled(module: nn.Module) -> None:
-    """``torch.compile`` every block, at its first call: as many blocks of one shape are compiled once. Raises as ``checkpointed``."""
+    """``torch.compile`` every block, at its first call: as many alike are compiled once. Raises as ``checkpointed``.
+
+    Torch's limit of compilations is raised for the whole process: VAR's blocks differ in drop_path, and behind it they would run plainly.
+    """
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, SHAPES)
     options = None if next(module.parameters()).is_cuda else ON_CPU
     for block in some_blocks(module, "train.compile"):
         block.compile(backend=BACKEND, options=options)
@@ -43,14 +47,16 @@ def compiled(module: nn.Module) -> None:
 
 @contextmanager
 def compiling(module: nn.Module) -> Iterator[None]:
-    """Inside, every block runs compiled, on a GPU as a CUDA graph; a shape is compiled when it first comes. Raises as ``checkpointed``."""
+    """Inside, every block runs compiled; a shape is compiled when it first comes. Raises as ``checkpointed``.
+
+    Without CUDA graphs: they take what a block writes into a cache for its output, and give the memory away before the next step.
+    """
     blocks = some_blocks(module, "execution.compile")
     before = [block._compiled_call_impl for block in blocks]
-    mode = "reduce-overhead" if next(module.parameters()).is_cuda else None
     with torch._dynamo.config.patch(recompile_limit=SHAPES):
         try:
             for block in blocks:
-                block.compile(backend=BACKEND, mode=mode)
+                block.compile(backend=BACKEND)
             yield
         finally:
             for block, call in zip(blocks, before, strict=True):
