@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from argenzoo.layers.dropout import Dropout
+
 ONEDNN = torch.backends.mkldnn.is_available()  # asked once: a compiler can't
 Form = Callable[[Tensor], Tensor | None]  # (..., K) -> (..., N), of one Linear, without its bias; None where this input is not for it
 
@@ -32,10 +34,13 @@ class Linear(nn.Linear):
 
 
 def quick(module: nn.Module) -> None:
-    """Every nn.Linear in it, timm's too, becomes a ``Linear``; subclasses are left alone."""
+    """Every nn.Linear and nn.Dropout in it, timm's too, becomes ours; subclasses are left alone."""
     for part in module.modules():
-        if type(part) is nn.Linear:
-            part.__class__ = Linear
+        if type(part) in OURS:
+            part.__class__ = OURS[type(part)]
+
+
+OURS: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: Linear, nn.Dropout: Dropout}
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -99,7 +99,8 @@ def loss(model: Any, ids: Tensor, labels: Tensor, rng: Any) -> Tensor:
     network, generator, conditioner = model.network, model.generator, model.conditioner
     drop = rng.uniform() < conditioner.config.dropout
     prefix = conditioner.table(torch.where(drop, conditioner.config.num_classes, labels))[:, None]
-    x = generator.token_dropout(torch.cat([prefix, generator.embed(ids[:, :-1])], dim=1))
+    x = torch.cat([prefix, generator.embed(ids[:, :-1])], dim=1)
+    x = F.dropout(x, generator.token_dropout.p, generator.training)
     logits = forward_dropped(network, x, angles(generator)[: x.shape[1]])
     return F.cross_entropy(logits.view(-1, logits.shape[-1]), ids.reshape(-1))
 

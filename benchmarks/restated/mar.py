@@ -19,6 +19,10 @@ def plain(part: Any, x: Tensor) -> Tensor:
     return F.linear(x, part.weight, part.bias)
 
 
+def dropped(part: Any, x: Tensor) -> Tensor:
+    return F.dropout(x, part.p, part.training)
+
+
 def block_forward(block: Any, x: Tensor) -> Tensor:
     part = block.attn
     batch, count, dim = x.shape
@@ -26,9 +30,10 @@ def block_forward(block: Any, x: Tensor) -> Tensor:
     q, k, v = plain(part.qkv, h).reshape(batch, count, 3, part.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
     rate = part.attn_drop.p if block.training else 0.0
     h = F.scaled_dot_product_attention(q, k, v, dropout_p=rate).transpose(1, 2).reshape(batch, count, dim)
-    x = x + part.proj_drop(plain(part.proj, h))
+    x = x + dropped(part.proj_drop, plain(part.proj, h))
     h = F.layer_norm(x, (dim,), block.norm2.weight, block.norm2.bias, 1e-6)
-    return x + block.mlp.drop2(plain(block.mlp.fc2, block.mlp.drop1(F.gelu(plain(block.mlp.fc1, h)))))
+    h = dropped(block.mlp.drop1, F.gelu(plain(block.mlp.fc1, h)))
+    return x + dropped(block.mlp.drop2, plain(block.mlp.fc2, h))
 
 
 def encoded(generator: Any, tokens: Tensor, mask: Tensor, vector: Tensor) -> Tensor:
