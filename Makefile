@@ -12,7 +12,7 @@ demo: $(READY)  ## three tokenizers and three paradigms on photographs of fruit:
 demo-all: $(READY)  ## the other three cells of generator x head too
 	$(BIN)/argenzoo demo --out runs/demo --all
 
-test: check  ## about 8 minutes on 2 CPU cores
+test: check  ## about 13 minutes on 2 CPU cores
 	$(BIN)/python -m pytest -n 2
 
 test-full: check  ## full-size models too
