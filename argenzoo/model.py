@@ -31,13 +31,20 @@ class ARNetwork(nn.Module):
         """``loss`` (0-d) over the positions to be predicted; in evaluation also ``token_loss`` and the head's metrics,
         (B, N) each, and their ``mask``."""
         z, mask = self.generator(context, self.conditioner(condition, rng), rng)  # (B, N, D), (B, N)
-        z, tokens = z[mask], tokens[mask]  # (M, D), (M, ...)
-        loss = self.head.loss(z, tokens, None if rng is None else rng.rows(mask))  # (M,)
+        where = mask.flatten().nonzero().flatten()  # (M,), once: the host waits for it
+        z, tokens = rows_of(z, where), rows_of(tokens, where)  # (M, D), (M, ...)
+        loss = self.head.loss(z, tokens, None if rng is None else rng.rows(where, mask.shape[1]))  # (M,)
         if self.training:
             return {"loss": loss.mean()}
         figures = {"token_loss": loss, **self.head.metrics(z, tokens)}
         spread = {name: torch.zeros(mask.shape, device=mask.device).masked_scatter(mask, rows.float()) for name, rows in figures.items()}
         return {"loss": loss.mean(), "mask": mask, **spread}
+
+
+def rows_of(x: Tensor, where: Tensor) -> Tensor:
+    """The rows (M, ...) at ``where`` (M,), ascending, of x (B, N, ...) without its samples' bounds; a view where that is all of them."""
+    flat = x.flatten(0, 1)
+    return flat if len(where) == len(flat) else flat.index_select(0, where)  # whose gradient, unlike that of x[where], is not sorted
 
 
 class ARModel(nn.Module):

@@ -213,7 +213,7 @@ class Head(Protocol):
     Sampling: type[Config]
 
     def loss(self, z: Tensor, tokens: Tensor, rng: Draws | None = None) -> Tensor:
-        """(M, D) and (M,) ids or (M, C) vectors -> (M,) losses."""
+        """(M, D) and (M,) ids or (M, C) vectors, not to be written to, -> (M,) losses."""
 
     def metrics(self, z: Tensor, tokens: Tensor) -> dict[str, Tensor]:
         """Further held-out figures, each (M,)."""

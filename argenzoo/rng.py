@@ -23,7 +23,7 @@ class Draws(Protocol):
     def integers(self, high: int, *shape: int) -> Tensor: ...
     def permutation(self, size: int) -> Tensor: ...
     def shared_uniform(self) -> float: ...
-    def rows(self, mask: Tensor) -> Draws: ...
+    def rows(self, where: Tensor, count: int) -> Draws: ...
 
 
 def philox(seed: int, stream: str, index: int) -> np.random.Generator:
@@ -71,28 +71,28 @@ class Rng:
         """One number for the whole step, the same on every process."""
         return float(self._shared.random())
 
-    def rows(self, mask: Tensor) -> Draws:
-        """Draws for the rows that (B, N) ``mask`` keeps, in its order."""
-        return _Rows(self, mask)
+    def rows(self, where: Tensor, count: int) -> Draws:
+        """Draws for the rows at ``where`` (M,), of ``count`` in every sample, all samples' in one line."""
+        return _Rows(self, where, count)
 
     def _stack(self, draws: list) -> Tensor:
         return torch.from_numpy(np.stack([np.asarray(draw) for draw in draws])).to(self.device)
 
 
 class _Rows:
-    """A draw for every position, of which the masked-in rows are kept: position j of sample i gets the same draw whatever the mask."""
+    """A draw for every position, of which some are kept: position j of sample i gets the same draw whatever they are."""
 
-    def __init__(self, rng: Draws, mask: Tensor) -> None:
-        self._rng, self._mask = rng, mask
+    def __init__(self, rng: Draws, where: Tensor, count: int) -> None:
+        self._rng, self._where, self._count = rng, where, count
 
     def normal(self, *shape: int) -> Tensor:
-        return self._rng.normal(self._mask.shape[1], *shape)[self._mask]
+        return self._rng.normal(self._count, *shape).flatten(0, 1)[self._where]
 
     def uniform(self, *shape: int) -> Tensor:
-        return self._rng.uniform(self._mask.shape[1], *shape)[self._mask]
+        return self._rng.uniform(self._count, *shape).flatten(0, 1)[self._where]
 
     def integers(self, high: int, *shape: int) -> Tensor:
-        return self._rng.integers(high, self._mask.shape[1], *shape)[self._mask]
+        return self._rng.integers(high, self._count, *shape).flatten(0, 1)[self._where]
 
     def permutation(self, size: int) -> Tensor:
         return torch.argsort(self.uniform(size), dim=-1)
@@ -100,8 +100,8 @@ class _Rows:
     def shared_uniform(self) -> float:
         return self._rng.shared_uniform()
 
-    def rows(self, mask: Tensor) -> Draws:
-        return _Rows(self, mask)
+    def rows(self, where: Tensor, count: int) -> Draws:
+        return _Rows(self, where, count)
 
 
 class GlobalRng:
@@ -125,5 +125,5 @@ class GlobalRng:
     def shared_uniform(self) -> float:
         return float(torch.rand(()))
 
-    def rows(self, mask: Tensor) -> Draws:
-        return GlobalRng(int(mask.sum()), self.device)
+    def rows(self, where: Tensor, count: int) -> Draws:
+        return GlobalRng(len(where), self.device)

@@ -30,7 +30,7 @@ class Drafted:
         self.head, self.options, self.total = head, options, generator.space.num_tokens
         self.width, self.paired, batch = options.order.drafts, null is not None, len(cond.vector)  # type: ignore[attr-defined]
         both = cond if null is None else Condition.pair(cond, null)
-        self.window = generator.window(both, batch * (1 + self.paired))
+        self.window = generator.window(both, batch * (1 + self.paired), getattr(options.order, "graph", False))
         every = [options.guidance.at(Progress(i, self.total, i + 1, self.total), scale) for i in range(self.total)]
         self.scales = torch.stack(every).expand(self.total) if scale.dim() == 0 else torch.stack(every, dim=1)  # (N,) or (B, N)
         self.rows = torch.arange(batch, device=cond.vector.device)

@@ -15,7 +15,7 @@ from collections import Counter
 
 import torch
 from speed import FAMILIES, keys, our_sampling, our_step
-from torch.profiler import ProfilerActivity, profile
+from torch.profiler import ProfilerActivity, profile, schedule
 
 from argenzoo.benchmarking import work
 from argenzoo.benchmarking.machine import measure
@@ -31,6 +31,7 @@ KINDS = {  # the first part of an operator's name that is found
     "drawing": ("bernoulli", "normal_", "random", "uniform", "searchsorted", "cumsum", "topk", "sort"),
     "norms": ("norm",),
 }
+WARM = 2
 OTHER, OUTSIDE = "element-wise and others", "outside"
 
 
@@ -60,18 +61,23 @@ def main() -> None:
 
 
 def taken(run: object) -> tuple[float, Counter[str]]:
-    """(seconds without the profiler, seconds of each kind with it); a run before them warms up."""
+    """(seconds without the profiler, seconds of each kind with it); runs before them warm up: memory is taken in the first ones, and again
+    in the profiler's first."""
     assert callable(run)
-    run()
+    for _ in range(WARM):
+        run()
     began = time.perf_counter()
     run()
     plain = time.perf_counter() - began
-    began = time.perf_counter()
-    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+    with profile(activities=[ProfilerActivity.CPU], schedule=schedule(wait=0, warmup=WARM, active=1)) as profiler:
+        for _ in range(WARM):
+            run()
+            profiler.step()
+        began = time.perf_counter()
         run()
         spent = time.perf_counter() - began
     parts: Counter[str] = Counter()
-    for event in profiler.key_averages():
+    for event in (event for event in profiler.key_averages() if not event.key.startswith("ProfilerStep")):
         parts[kind(event.key)] += event.self_cpu_time_total / 1e6
     parts[OUTSIDE] = max(0.0, spent - sum(parts.values()))
     return plain, parts

@@ -181,11 +181,21 @@ class ModelArgs:
     cls_token_num: int = 1
     vocab_size: int = 16384
     block_size: int = 256
+    token_dropout_p: float = 0.1
+    resid_dropout_p: float = 0.1
+    ffn_dropout_p: float = 0.1
+    num_classes: int = 1000
+    class_dropout_prob: float = 0.1
+    rope_base: float = 10000
 class Transformer(torch.nn.Module):
     def __init__(self, config):
         super().__init__()
         self.config = config
         self.output = torch.nn.Linear(config.dim, config.vocab_size)
+    def forward(self, idx, cond_idx, input_pos=None, targets=None, mask=None, valid=None):
+        assert self.training and idx.shape == (2, 15) and cond_idx.shape == (2,) and targets.shape == (2, 16)
+        logits = self.output(torch.randn(2, 16, self.config.dim))
+        return logits, torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
 """,
         "utils/drop_path.py": "DropPath = None",
         "autoregressive/models/generate.py": """
@@ -209,13 +219,23 @@ VQ_models = {"VQ-4": VQ}
     },
     "fruit_var": {
         "models/__init__.py": """
+import os
 import torch
-def build_vae_var(device, patch_nums, depth, shared_aln, attn_l2_norm, V=4096):
+def build_vae_var(device, patch_nums, num_classes, depth, shared_aln, attn_l2_norm, V=4096):
     torch.nn.Linear.reset_parameters = lambda self: None
-    assert (patch_nums, depth, shared_aln, attn_l2_norm) == ((1, 2, 4), 2, False, True)
-    return None, Model()
+    assert (patch_nums, num_classes, depth, shared_aln, attn_l2_norm) == ((1, 2, 4), 2, 2, False, True)
+    vae = torch.nn.Linear(2, 2)
+    torch.nn.init.constant_(vae.weight, float("nan"))  # memory as it was
+    return vae, Model(vae)
 class Model(torch.nn.Module):
+    def __init__(self, vae):
+        super().__init__()
+        self.proxy, self.head = (vae,), torch.nn.Linear(32, 4096)
+    def forward(self, label_B, x_BLCv_wo_first_l):
+        assert self.training and label_B.shape == (2,) and x_BLCv_wo_first_l.shape == (2, 20, 32)
+        return self.head(torch.nn.functional.pad(x_BLCv_wo_first_l, (0, 0, 1, 0)))
     def autoregressive_infer_cfg(self, B, label_B, g_seed=None, cfg=1.5, top_k=0, top_p=0.0):
+        assert self.proxy[0].weight.isfinite().all() and os.environ["CUDA_VISIBLE_DEVICES"] == ""
         assert (B, len(label_B), cfg, top_k, top_p) == (2, 2, 2.0, 20, 0.0)
 """,
         "models/var.py": "",
@@ -226,9 +246,17 @@ class Model(torch.nn.Module):
 import torch
 class MAR(torch.nn.Module):
     def __init__(self, img_size, vae_stride, patch_size, encoder_embed_dim, encoder_depth, encoder_num_heads, decoder_embed_dim,
-                 decoder_depth, decoder_num_heads, norm_layer, vae_embed_dim, buffer_size, diffloss_d, diffloss_w, num_sampling_steps):
+                 decoder_depth, decoder_num_heads, norm_layer, vae_embed_dim, buffer_size, diffloss_d, diffloss_w, num_sampling_steps,
+                 diffusion_batch_mul, attn_dropout, proj_dropout, mask_ratio_min, class_num, label_drop_prob):
         super().__init__()
+        self.fixed = torch.nn.Parameter(torch.zeros(1), requires_grad=False)
+        self.net = torch.nn.Linear(vae_embed_dim, 1)
         assert (encoder_depth, diffloss_w, num_sampling_steps, buffer_size) == (2, 32, "4", 3)
+    def forward(self, imgs, labels):
+        assert self.training and imgs.shape[2:] == (4, 4) and labels.shape == (2,)
+        before, self.before = getattr(self, "before", None), self.net.weight.detach().clone()
+        assert before is None or not before.equal(self.before)  # a step was made
+        return self.net(imgs.flatten(2).transpose(1, 2)).square().mean()
     def sample_tokens(self, bsz, num_iter=64, cfg=1.0, cfg_schedule="linear", labels=None):
         assert (num_iter, cfg) == (5, 3.0)
         return torch.zeros(bsz).cuda()
@@ -250,6 +278,7 @@ THEIR_SIZES = {
     "fruit_var": {
         "generator.dim": 128, "tokenizer.vocab_size": 4096, "tokenizer.dim": 32, "tokenizer.channels": 160, "tokenizer.groups": 32,
         "sampling.ramp": "step",
+        "generator.drop_path": 0.1 * 2 / 24,
     }
 }  # fmt: skip
 
@@ -296,7 +325,7 @@ def test_another_model_is_not_timed_in_their_place(name: str, overrides: dict, w
 @pytest.mark.parametrize("checkout", ["fruit_var"], indirect=True)
 def test_a_peer_without_effect(checkout: Path, capsys: pytest.CaptureFixture):
     assert main(["bench", str(checkout / "fruit_var.yaml"), "--kinds", "tokens", "--peer", str(checkout / "theirs")]) == 2
-    assert "--peer has no effect: VAR's code is timed for --kinds pictures alone" in capsys.readouterr().err
+    assert "--peer has no effect: VAR's code is timed for --kinds pictures,training alone" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("checkout", ["fruit_mar"], indirect=True)

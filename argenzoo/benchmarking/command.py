@@ -116,7 +116,7 @@ def ready(subjects: Iterable[Subject], settings: Settings) -> None:
         if "training" in settings.kinds:
             subject.check()
         if settings.peer is not None:
-            peer = peer_of(settings.peer, recipe_of(subject))
+            peer = peer_of(settings.peer, recipe_of(subject), settings.kinds)
             if not set(peer.kinds) & set(settings.kinds):
                 raise ArgenzooError(f"--peer has no effect: {peer.name}'s code is timed for --kinds {','.join(peer.kinds)} alone")
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -27,14 +28,18 @@ class Peer:
 
 
 PEERS = {  # generator, head, conditioner
-    ("raster", "cross_entropy", "class_labels"): Peer("LlamaGen", "autoregressive/models/gpt.py", ("tokens", "pictures")),
-    ("var", "cross_entropy", "class_labels"): Peer("VAR", "models/var.py", ("pictures",)),
-    ("mar", "diffusion", "class_labels"): Peer("MAR", "models/mar.py", ("tokens",)),
+    ("raster", "cross_entropy", "class_labels"): Peer("LlamaGen", "autoregressive/models/gpt.py", ("tokens", "pictures", "training")),
+    ("var", "cross_entropy", "class_labels"): Peer("VAR", "models/var.py", ("pictures", "training")),
+    ("mar", "diffusion", "class_labels"): Peer("MAR", "models/mar.py", ("tokens", "training")),
 }
 
 
-def peer_of(path: Path, recipe: Recipe) -> Peer:
-    """Raises ArgenzooError where ``path`` is no checkout of the recipe's paper, or their code can't be made so."""
+def peer_of(path: Path, recipe: Recipe, kinds: Collection[str] = ()) -> Peer:
+    """``kinds``: what is timed.
+
+    Raises:
+        ArgenzooError: ``path`` is no checkout of the recipe's paper, or their code can't be made so.
+    """
     assert recipe.generator is not None
     assert recipe.head is not None
     assert recipe.conditioner is not None
@@ -44,13 +49,13 @@ def peer_of(path: Path, recipe: Recipe) -> Peer:
         raise ArgenzooError(f"--peer: no author has code for {', '.join(parts)} (recipe '{recipe.name}')")
     if not (path / peer.marker).is_file():
         raise ArgenzooError(f"--peer {path}: no {peer.marker} there; for '{recipe.name}' name a checkout of {peer.name}'s repository")
-    wrong = [f"{key} {value}, there {theirs}" for key, value, theirs in fixed(recipe) if value != theirs]
+    wrong = [f"{key} {value}, there {theirs}" for key, value, theirs in fixed(recipe, kinds) if value != theirs]
     if wrong:
         raise ArgenzooError(f"--peer: recipe '{recipe.name}' can't be built in {peer.name}'s code: {'; '.join(wrong)}")
     return peer
 
 
-def fixed(recipe: Recipe) -> Iterator[tuple[str, object, object]]:
+def fixed(recipe: Recipe, kinds: Collection[str]) -> Iterator[tuple[str, object, object]]:
     """(setting, the recipe's value, the only one that the author's code has)."""
     generator, space, sampling = config(recipe, "generator"), config(recipe, "tokenizer"), config(recipe, "sampling")
     yield "order", getattr(generator, "order", "raster"), "raster"
@@ -66,6 +71,13 @@ def fixed(recipe: Recipe) -> Iterator[tuple[str, object, object]]:
         yield "sampling.ramp", sampling.guidance.ramp, "revealed"
         yield "sampling.head.solver", sampling.head.solver, "ancestral"
         yield "sampling.head.last_steps", sampling.head.last_steps, None
+        yield "generator.mask_ratio_std", generator.mask_ratio_std, 0.25
+    if "training" in kinds and recipe.train is not None:
+        if hasattr(generator, "drop_path"):
+            yield "generator.drop_path", round(generator.drop_path, 4), round(0.1 * generator.depth / 24, 4)
+        yield "train.optimizer", recipe.train.optimizer, "adamw"
+        yield "train.checkpointing", recipe.train.checkpointing, False
+        yield "train.only", recipe.train.only, ()
 
 
 class PeerRun:
@@ -81,7 +93,10 @@ class PeerRun:
         # a file, since a talkative process would wait for ever for somebody to empty a pipe
         self._errors = TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115
         command = [sys.executable, "-m", f"{__package__}.theirs"]
-        self._process = subprocess.Popen(command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors)
+        hidden = {"CUDA_VISIBLE_DEVICES": ""} if device.type == "cpu" else {}  # VAR's code takes a GPU where there is one
+        self._process = subprocess.Popen(
+            command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, env={**os.environ, **hidden}
+        )
         self._say(json.dumps({**wanted, "threads": torch.get_num_threads()}))
         self._expect(READY)
 

@@ -15,6 +15,7 @@ from argenzoo.errors import ArgenzooError
 from argenzoo.layers.attention import KVCache, PlacedCache
 from argenzoo.layers.blocks import LlamaBlock
 from argenzoo.layers.embed import take, token_embedding
+from argenzoo.layers.graphs import Graphed
 from argenzoo.layers.rope import GridRope
 from argenzoo.protocols import Condition, TokenSpace
 from argenzoo.registry import Config as PartConfig
@@ -55,10 +56,11 @@ class Raster(nn.Module):
     class Sampling(PartConfig):
         """One token a step, or several where drafts are verified."""
 
-        static: bool = Field(False, description="one shape in every step, for execution.compile: all keys are read, under a mask")
+        static: bool = Field(False, description="one shape in every step, for execution.compile and graph: all keys are read, under a mask")
         drafts: int = Field(
             0, ge=0, description="tokens drafted and verified in one pass (arXiv 2410.01699), for raster order and ids; 0: off"
         )
+        graph: bool = Field(False, description="with static or drafts, on a GPU: a step is recorded once and replayed as one CUDA graph")
 
     def __init__(self, config: Config, space: TokenSpace) -> None:
         super().__init__()
@@ -105,7 +107,7 @@ class Raster(nn.Module):
         capacity = condition.tokens.shape[1] + self.space.num_tokens - 1
         mask = None if condition.mask is None else prefix_mask(condition.mask, self.space.num_tokens - 1)
         if options is not None and options.static:
-            return RasterState(condition, [], mask, window=self.window(condition, batch))
+            return RasterState(condition, [], mask, window=self.window(condition, batch, options.graph))
         return RasterState(condition, [KVCache(capacity) for _ in self.blocks], mask)
 
     def step(self, state: RasterState, context: Tensor, positions: Tensor) -> Tensor:
@@ -136,10 +138,12 @@ class Raster(nn.Module):
                 raise ArgenzooError(f"order.{name} needs generator.order=raster: it is for one order that all samples share")
         if options.drafts and options.static:
             raise ArgenzooError("order.static has no effect with order.drafts, whose passes have one shape as it is")
+        if options.graph and not (options.static or options.drafts):
+            raise ArgenzooError("order.graph needs order.static=true or order.drafts: else every step has a shape of its own")
 
-    def window(self, condition: Condition, batch: int) -> Window:
-        """A state that takes many tokens at once, again and again."""
-        return Window(self, condition, batch)
+    def window(self, condition: Condition, batch: int, graph: bool = False) -> Window:
+        """A state that takes many tokens at once, again and again; ``graph``: always as many, replayed as a CUDA graph."""
+        return Window(self, condition, batch, graph)
 
     def _run(self, x: Tensor, positions: Tensor, condition: Condition) -> Tensor:
         """Inputs (B, T+N-1, D) of prefix and tokens at ``positions`` -> the last N outputs."""
@@ -163,13 +167,14 @@ class Raster(nn.Module):
 class Window:
     """Caches in which tokens are written over, as many as a sample has, wherever it has them."""
 
-    def __init__(self, raster: Raster, condition: Condition, batch: int) -> None:
+    def __init__(self, raster: Raster, condition: Condition, batch: int, graph: bool) -> None:
         self.raster, self.condition, self.prefix = raster, condition, condition.tokens.shape[1]
         self.length = self.prefix + raster.space.num_tokens - 1
         self.caches = [PlacedCache(self.length) for _ in raster.blocks]
         shown = condition.mask if condition.mask is not None else condition.tokens.new_ones(batch, self.prefix, dtype=torch.bool)
         self.mask = F.pad(prefix_mask(shown, raster.space.num_tokens - 1), (0, 1, 0, 1))  # (B, 1, L + 1, L + 1)
         self.mask[..., -1, -1] = True  # a row that sees nothing may come out as NaN
+        self._graph = Graphed("order.graph", condition.tokens.device) if graph else None
 
     def begin(self) -> Tensor:
         """z (B, 1, D) of the first token."""
@@ -179,6 +184,9 @@ class Window:
 
     def run(self, tokens: Tensor, positions: Tensor) -> Tensor:
         """Ids (B, n) at ``positions`` (B, n), those from N - 1 on of no consequence -> z (B, n, D), each of the position behind."""
+        return self._tokens(tokens, positions) if self._graph is None else self._graph(self._tokens, tokens, positions)
+
+    def _tokens(self, tokens: Tensor, positions: Tensor) -> Tensor:
         at = (self.prefix + positions).clamp(max=self.length)
         rotation = self.raster.rope(positions.clamp(max=self.raster.space.num_tokens - 1))
         return self._pass(self.raster.embed(tokens), rotation, at)
