@@ -3,8 +3,9 @@
 python benchmarks/attention.py --batch 64 --heads 5 --head-dim 32 --scales 1,2,3,4,6,8
 python benchmarks/attention.py --batch 1 --heads 16 --head-dim 64 --scales 1,2,3,4,5,6,8,10,13,16 --device cuda --precision bf16
 
-mask: SDPA with a boolean mask (what VAR does here); additive: with one of 0 and -inf, made once; scale by scale: SDPA without a mask, one
-a scale; flex: torch's FlexAttention with a block mask, compiled, which has no backward pass on a CPU.
+mask: SDPA with a boolean mask; additive: with one of 0 and -inf, made once; scale by scale: SDPA without a mask, one a scale; last 2 alone:
+the first scales under a mask in one, each of the last two in one of its own without (what VAR does here, layers/block_causal.py);
+flex: torch's FlexAttention with a block mask, compiled, which has no backward pass on a CPU.
 """
 
 from __future__ import annotations
@@ -70,6 +71,7 @@ def all_ways(sizes: list[int], qkv: Tensor) -> dict[str, Way]:
         "mask": lambda q, k, v: F.scaled_dot_product_attention(q, k, v, attn_mask=mask),
         "additive": lambda q, k, v: F.scaled_dot_product_attention(q, k, v, attn_mask=additive),
         "scale by scale": partial(by_scale, sizes),
+        **{f"last {alone} alone": partial(last_alone, sizes, mask, alone) for alone in (1, 2, 3)},
         "flex": flexible,
     }
 
@@ -80,6 +82,16 @@ def by_scale(sizes: list[int], q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return torch.cat(
         [F.scaled_dot_product_attention(part, k[:, :, :end], v[:, :, :end]) for part, end in zip(parts, ends, strict=True)], dim=2
     )
+
+
+def last_alone(sizes: list[int], mask: Tensor, alone: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """The first scales in one call under the mask, each of the last ``alone`` in one of its own, without."""
+    groups = [sum(sizes[:-alone]), *sizes[-alone:]]
+    ends = torch.tensor(groups).cumsum(0).tolist()
+    parts = q.split(groups, dim=2)
+    made = [F.scaled_dot_product_attention(parts[0], k[:, :, : ends[0]], v[:, :, : ends[0]], attn_mask=mask[: ends[0], : ends[0]])]
+    made += [F.scaled_dot_product_attention(part, k[:, :, :end], v[:, :, :end]) for part, end in zip(parts[1:], ends[1:], strict=True)]
+    return torch.cat(made, dim=2)
 
 
 def passes(way: Way, qkv: Tensor) -> tuple[Tensor, Tensor]:

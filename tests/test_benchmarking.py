@@ -274,6 +274,7 @@ def checkout(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     return tmp_path
 
 
+VARIANT = "sampling.head.temperature=0.5"
 THEIR_SIZES = {
     "fruit_var": {
         "generator.dim": 128, "tokenizer.vocab_size": 4096, "tokenizer.dim": 32, "tokenizer.channels": 160, "tokenizer.groups": 32,
@@ -287,14 +288,16 @@ THEIR_SIZES = {
 def test_an_authors_code_is_timed_in_turn(checkout: Path, capsys: pytest.CaptureFixture):
     """In a process of its own: what it does to torch is not done to ours, and what it prints is no answer."""
     reset, recipe = torch.nn.Linear.reset_parameters, next(checkout.glob("*.yaml"))
-    options = ["--batch", "2", "--rounds", "2", "--peer", str(checkout / "theirs"), "--out", str(checkout / "out")]
+    options = ["--batch", "2", "--rounds", "2", "--with", VARIANT, "--peer", str(checkout / "theirs"), "--out", str(checkout / "out")]
     assert main(["bench", str(recipe), *options]) == 0
     text, made = capsys.readouterr().out, json.loads((checkout / "out" / "bench.json").read_text())
     assert torch.nn.Linear.reset_parameters is reset
     theirs = [row for row in made["rows"] if row["peer"]]
-    assert len(theirs) == len(made["rows"]) - 3 > 0
+    assert len(theirs) == len(made["rows"]) - 2 * 3 > 0
     assert all(len(row["seconds"]) == 2 for row in theirs)
-    assert len([line for line in text.splitlines() if "times as fast as" in line]) == len(theirs)
+    lines = [line for line in text.splitlines() if "times as fast as" in line]
+    assert len(lines) == 2 * len(theirs) + 3  # ours and the variant beside theirs, and the variant beside ours
+    assert len([line for line in lines if f", {VARIANT}: " in line and "'s code" in line]) == len(theirs)
 
 
 @pytest.mark.parametrize(("name", "file"), [("var_d16", "models/var.py"), ("llamagen_b_256", THEIR_GPT), ("mar_b", "models/mar.py")])

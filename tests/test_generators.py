@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 import torch
 from conftest import CELLS, tiny, tiny_model
+from torch import nn
 
 from argenzoo.errors import ArgenzooError
 from argenzoo.generators.mar import cosine_schedule
 from argenzoo.layers.attention import KVCache
+from argenzoo.layers.block_causal import BlockCausal
 from argenzoo.layers.embed import put, take
 from argenzoo.model import ARModel
 from argenzoo.rng import Rng
@@ -169,3 +171,19 @@ def test_cache_can_be_truncated_and_reused():
     cache.truncate(1)
     seen, _ = cache.append(keys[:, :, 3:], keys[:, :, 3:])
     assert seen.flatten().tolist() == [0.0, 3.0]
+
+
+@pytest.mark.parametrize("sizes", [(1, 4), (1, 4, 9), (1, 4, 9, 16, 25)])
+def test_block_causal_attention_is_the_masked_one(sizes: tuple[int, ...]):
+    """Whatever is computed in a call of its own: outputs and gradients."""
+    levels = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+    results = []
+    for attend in (
+        lambda q, k, v: BlockCausal.of(sizes, levels).attend(q, k, v, 0.0, 0.3),
+        lambda q, k, v: nn.functional.scaled_dot_product_attention(q, k, v, levels[:, None] >= levels, scale=0.3),
+    ):
+        qkv = torch.randn(3, 2, 2, len(levels), 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        out = attend(*qkv)
+        out.square().sum().backward()
+        results.append((out.detach(), qkv.grad))
+    torch.testing.assert_close(results[0], results[1])

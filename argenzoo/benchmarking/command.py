@@ -163,19 +163,17 @@ def table(rows: Sequence[Row], machine: Machine) -> str:
 
 
 def ratios(rows: Sequence[Row]) -> list[str]:
-    """A line a case with a variant, or with an author's code beside it: how many times as fast ours is, over the rounds."""
-    plain = {row.case: row for row in rows}
+    """A line for each of ours and what it is compared with, over the rounds: a variant with none, all with an author's code beside them."""
     lines = []
-    for row in (row for row in rows if row.case.peer or row.case.variant):
+    for row in (row for row in rows if not row.case.peer):
         case = row.case
-        own = plain[replace(case, peer="", variant="")]
-        slow, fast = (row, own) if case.peer else (own, row)
-        times = sorted(one / other for one, other in zip(slow.seconds, fast.seconds, strict=True))
-        what = f"{case.name}, {KINDS[case.kind].words}, batch {case.batch}, {case.precision}" + (
-            f", {case.variant}" if case.variant else ""
-        )
-        than = f"{case.peer}'s code" if case.peer else "without"
-        lines.append(f"{what}: {median(times):.2f} times as fast as {than} ({times[0]:.2f} to {times[-1]:.2f})\n")
+        plain = [other for other in rows if case.variant and other.case == replace(case, variant="")]
+        peers = [other for other in rows if other.case.peer and replace(other.case, peer="") == replace(case, variant="")]
+        what = [case.name, KINDS[case.kind].words, f"batch {case.batch}", case.precision, *filter(None, [case.variant])]
+        for other in [*plain, *peers]:
+            times = sorted(one / mine for one, mine in zip(other.seconds, row.seconds, strict=True))
+            than = f"{other.case.peer}'s code" if other.case.peer else "without"
+            lines.append(f"{', '.join(what)}: {median(times):.2f} times as fast as {than} ({times[0]:.2f} to {times[-1]:.2f})\n")
     return lines
 
 

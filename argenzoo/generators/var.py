@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from argenzoo.errors import ArgenzooError
 from argenzoo.layers.attention import KVCache
+from argenzoo.layers.block_causal import BlockCausal
 from argenzoo.layers.blocks import AdaLNBlock, Modulation, modulate
 from argenzoo.layers.embed import take
 from argenzoo.protocols import Condition, TokenSpace
@@ -74,7 +75,7 @@ class VAR(nn.Module):
         """Teacher-forced z (B, N, D) of all scales in one block-causal pass."""
         everywhere = torch.ones(context.shape[:2], dtype=torch.bool, device=context.device)
         x = self._inputs(context, condition, torch.arange(self.space.num_tokens, device=context.device))
-        block_causal = self.levels[:, None] >= self.levels  # (N, N)
+        block_causal = BlockCausal.of(self.space.sizes, self.levels)
         for block, modulation in zip(self.blocks, self._modulations(condition), strict=True):
             x = block(x, modulation, block_causal, None)
         return self._out(x, condition), everywhere

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from argenzoo.layers.block_causal import BlockCausal
 from argenzoo.layers.linear import Linear
 from argenzoo.layers.rope import rotate
 
@@ -86,9 +87,14 @@ class Attention(nn.Module):
         self.log_scale = nn.Parameter(torch.full((num_heads, 1, 1), math.log(qk_norm))) if qk_norm is not None else None
 
     def forward(
-        self, x: Tensor, rotation: Tensor | None = None, mask: Tensor | None = None, causal: bool = False, cache: KVCache | None = None
+        self,
+        x: Tensor,
+        rotation: Tensor | None = None,
+        mask: Tensor | BlockCausal | None = None,
+        causal: bool = False,
+        cache: KVCache | None = None,
     ) -> Tensor:
-        """(B, N, D) -> (B, N, D). ``mask`` is bool, True where a query may look."""
+        """(B, N, D) -> (B, N, D). A tensor as ``mask`` is bool, True where a query may look."""
         qkv = rearrange(self._project(x), "b n (three h d) -> three b h n d", three=3, h=self.num_heads)
         qk, (v,) = qkv.split([2, 1])  # not by index: a slice's gradient is filled up with zeros
         q, k = qk if rotation is None else rotate(qk, rotation)
@@ -97,7 +103,10 @@ class Attention(nn.Module):
         if cache is not None:
             k, v = cache.append(k, v)
         dropout = self.dropout if self.training else 0.0
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal, scale=self.scale)
+        if isinstance(mask, BlockCausal):
+            out = mask.attend(q, k, v, dropout, self.scale)
+        else:
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal, scale=self.scale)
         return self.proj(rearrange(out, "b h n d -> b n (h d)"))
 
     def _project(self, x: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from timm.layers import DropPath, Mlp
 from torch import Tensor, nn
 
 from argenzoo.layers.attention import Attention, KVCache
+from argenzoo.layers.block_causal import BlockCausal
 
 
 class SwiGLU(nn.Module):
@@ -78,7 +79,7 @@ class AdaLNBlock(nn.Module):
         """The condition (B, D), or the shared modulation (B, 1, 6, D), -> this block's (B, 1, 6, D), the same at every scale."""
         return self.modulation(vector) if self.offset is None else vector + self.offset
 
-    def forward(self, x: Tensor, modulation: Tensor, mask: Tensor | None, cache: KVCache | None) -> Tensor:
+    def forward(self, x: Tensor, modulation: Tensor, mask: BlockCausal | None, cache: KVCache | None) -> Tensor:
         """x (B, N, D); ``modulation``: of ``modulated``."""
         gamma1, gamma2, scale1, scale2, shift1, shift2 = modulation.unbind(2)  # (B, 1, D) each
         x = torch.addcmul(x, gamma1, self.drop_path(self.attention(modulate(x, scale1, shift1), mask=mask, cache=cache)))
