@@ -22,6 +22,7 @@ from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from argenzoo.benchmarking.timing import interleaved
 from argenzoo.device import keep_memory
+from argenzoo.layers.block_causal import BlockCausal
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 Way = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -85,13 +86,8 @@ def by_scale(sizes: list[int], q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def last_alone(sizes: list[int], mask: Tensor, alone: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """The first scales in one call under the mask, each of the last ``alone`` in one of its own, without."""
-    groups = [sum(sizes[:-alone]), *sizes[-alone:]]
-    ends = torch.tensor(groups).cumsum(0).tolist()
-    parts = q.split(groups, dim=2)
-    made = [F.scaled_dot_product_attention(parts[0], k[:, :, : ends[0]], v[:, :, : ends[0]], attn_mask=mask[: ends[0], : ends[0]])]
-    made += [F.scaled_dot_product_attention(part, k[:, :, :end], v[:, :, :end]) for part, end in zip(parts[1:], ends[1:], strict=True)]
-    return torch.cat(made, dim=2)
+    first = sum(sizes[:-alone])
+    return BlockCausal((first, *sizes[-alone:]), mask[:first, :first]).attend(q, k, v, 0.0, None)
 
 
 def passes(way: Way, qkv: Tensor) -> tuple[Tensor, Tensor]:
