@@ -315,6 +315,8 @@ def test_published_recipes_can_be_built_in_their_code(name: str, file: str, tmp_
         ("llamagen_xl_t2i_256", {}, "no author has code for raster, cross_entropy, text_features"),
         ("mar_b", {"sampling.head.solver": "dpm"}, "sampling.head.solver dpm, there ancestral"),
         ("llamagen_b_256", {"generator.order": "random"}, "order random, there raster"),
+        ("mar_b", {"train.checkpointing": True}, "train.checkpointing True, there False"),
+        ("var_d16", {"generator.drop_path": 0.0}, "generator.drop_path 0.0, there 0.0667"),
     ],
 )
 def test_another_model_is_not_timed_in_their_place(name: str, overrides: dict, words: str, tmp_path: Path):
@@ -322,7 +324,7 @@ def test_another_model_is_not_timed_in_their_place(name: str, overrides: dict, w
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).write_text("")
     with pytest.raises(ArgenzooError, match=words):
-        peer_of(tmp_path, load_recipe(name, overrides))
+        peer_of(tmp_path, load_recipe(name, overrides), ["training"])
 
 
 @pytest.mark.parametrize("checkout", ["fruit_var"], indirect=True)
