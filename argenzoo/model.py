@@ -184,7 +184,9 @@ class ARModel(nn.Module):
         self.check(options)
         with evaluating(self):
             tokens = self.sample_tokens(moved, rng, options, guidance, known=known, given=given, watch=watch)
-            return ((self.tokenizer.decode(tokens).float() + 1) / 2).clamp(0, 1)
+            with torch.inference_mode():
+                pictures = self.tokenizer.decode(tokens).float()
+            return ((pictures + 1) / 2).clamp(0, 1)
 
     @torch.no_grad()
     def sample_tokens(
@@ -208,11 +210,12 @@ class ARModel(nn.Module):
             (B, N) ids or (B, N, C) vectors.
         """
         self.require("network")
-        with self.executing(options):
+        with self.executing(options), torch.inference_mode():  # which takes a third of the time off small operations
             cond = self.conditioner(condition)
             scale = torch.as_tensor(options.guidance.guidance if guidance is None else guidance, device=cond.vector.device).float()
             null = self.conditioner.null(len(cond.vector), cond.mask) if bool((scale != 1).any()) else None
-            return decode(self, Request(cond, null, scale, rng, options, known, given, order, watch))
+            tokens = decode(self, Request(cond, null, scale, rng, options, known, given, order, watch))
+        return tokens.clone()  # outside, so that a caller may do with it what it likes
 
     def save_pretrained(self, save_directory: str | Path, license: str | None = None, overwrite: bool = False) -> None:  # noqa: A002
         """Write a folder that ``from_pretrained`` and ``build_model`` read: recipe, weights (sharded above 5 GB), a model card.

@@ -6,7 +6,6 @@ import math
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
 from argenzoo.layers.block_causal import BlockCausal
@@ -31,10 +30,10 @@ class KVCache:
             shape = (*keys.shape[:2], self.capacity, keys.shape[3])
             self._keys, self._values = keys.new_empty(shape), values.new_empty(shape)
         end = self.length + keys.shape[2]
-        self._keys[:, :, self.length : end] = keys
-        self._values[:, :, self.length : end] = values
+        self._keys.narrow(2, self.length, keys.shape[2]).copy_(keys)
+        self._values.narrow(2, self.length, keys.shape[2]).copy_(values)
         self.length = end
-        return self._keys[:, :, :end], self._values[:, :, :end]
+        return self._keys.narrow(2, 0, end), self._values.narrow(2, 0, end)
 
     def truncate(self, length: int) -> None:
         """Forget every position from ``length`` on."""
@@ -95,9 +94,10 @@ class Attention(nn.Module):
         cache: KVCache | None = None,
     ) -> Tensor:
         """(B, N, D) -> (B, N, D). A tensor as ``mask`` is bool, True where a query may look."""
-        qkv = rearrange(self._project(x), "b n (three h d) -> three b h n d", three=3, h=self.num_heads)
-        qk, (v,) = qkv.split([2, 1])  # not by index: a slice's gradient is filled up with zeros
-        q, k = qk if rotation is None else rotate(qk, rotation)
+        qkv = self._project(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)  # (3, B, heads, N, head_dim)
+        qk, v = qkv.split_with_sizes([2, 1])  # not by index: a slice's gradient is filled up with zeros
+        q, k = (qk if rotation is None else rotate(qk, rotation)).unbind()
+        v = v.squeeze(0)
         if self.log_scale is not None:
             q, k = of_length(q, self.log_scale.clamp(max=math.log(100)).exp()), of_length(k)
         if cache is not None:
@@ -107,7 +107,7 @@ class Attention(nn.Module):
             out = mask.attend(q, k, v, dropout, self.scale)
         else:
             out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal, scale=self.scale)
-        return self.proj(rearrange(out, "b h n d -> b n (h d)"))
+        return self.proj(out.transpose(1, 2).flatten(2))
 
     def _project(self, x: Tensor) -> Tensor:
         if self.q_bias is None or self.v_bias is None:

@@ -12,8 +12,10 @@ class Dropout(nn.Dropout):
     """The same distribution, its rate rounded to 1/65536; other draws of the same stream of torch's."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (nn.Dropout's)
+        if not self.training:
+            return input
         dropped = round(self.p * LEVELS)
-        if not self.training or dropped in (0, LEVELS) or input.device.type != "cpu" or torch.compiler.is_compiling():
+        if dropped in (0, LEVELS) or input.device.type != "cpu" or torch.compiler.is_compiling():
             return super().forward(input)
         kept = sixteen_bits(input.shape) >= dropped - LEVELS // 2
         return input * kept.to(input.dtype).mul_(LEVELS / (LEVELS - dropped))

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from argenzoo.errors import ArgenzooError
-from argenzoo.layers.linear import Form, Linear, packed, product, takes
+from argenzoo.layers.linear import Form, Linear, fits, of_library, packed, takes
 from argenzoo.layers.repeated import compiling
 from argenzoo.registry import Config
 
@@ -65,16 +65,16 @@ def float32(weight: Tensor, pack: bool) -> Form | None:
     if not pack or not takes(weight, weight):
         return None
     ready = packed(weight)
-    return lambda x: product(x, ready) if takes(x, weight) else None
+    return lambda x, bias: of_library(x, ready, bias) if fits(x) else None
 
 
 def bfloat16(weight: Tensor, pack: bool) -> Form:
     """Weights and inputs rounded to bfloat16; the sums come back in the input's type."""
     half = weight.to(torch.bfloat16)
     if not pack or not takes(weight, weight) or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        return lambda x: F.linear(x.to(torch.bfloat16), half).to(x.dtype)
+        return lambda x, bias: plus(F.linear(x.to(torch.bfloat16), half).to(x.dtype), bias)
     ready = packed(half)
-    return lambda x: product(x.to(torch.bfloat16), ready).to(x.dtype)
+    return lambda x, bias: plus(of_library(x.to(torch.bfloat16), ready, None).to(x.dtype), bias)
 
 
 def int8(weight: Tensor, pack: bool) -> Form:
@@ -83,13 +83,20 @@ def int8(weight: Tensor, pack: bool) -> Form:
         return bfloat16(weight, pack)
     quantized = quantize(weight)
     if weight.device.type != "cpu":
-        return lambda x: F.linear(x.to(torch.bfloat16), quantized).to(x.dtype)
+        return lambda x, bias: plus(F.linear(x.to(torch.bfloat16), quantized).to(x.dtype), bias)
     numbers, scales = quantized.qdata.contiguous(), quantized.scale.flatten()  # type: ignore[attr-defined]
     scales = scales.to(torch.bfloat16)
-    # torchao itself would make a bfloat16 weight of them at every call
-    return lambda x: (
-        torch._weight_int8pack_mm(x.flatten(0, -2).to(torch.bfloat16), numbers, scales).view(*x.shape[:-1], len(weight)).to(x.dtype)
-    )
+
+    def form(x: Tensor, bias: Tensor | None) -> Tensor:  # torchao itself would make a bfloat16 weight of them at every call
+        out = torch._weight_int8pack_mm(x.flatten(0, -2).to(torch.bfloat16), numbers, scales)
+        return plus(out.view(*x.shape[:-1], len(weight)).to(x.dtype), bias)
+
+    return form
+
+
+def plus(x: Tensor, bias: Tensor | None) -> Tensor:
+    """A bias is not rounded."""
+    return x if bias is None else x + bias
 
 
 def quantize(weight: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from argenzoo.layers.dropout import Dropout
 
 ONEDNN = torch.backends.mkldnn.is_available()  # asked once: a compiler can't
-Form = Callable[[Tensor], Tensor | None]  # (..., K) -> (..., N), of one Linear, without its bias; None where this input is not for it
+Form = Callable[[Tensor, Tensor | None], Tensor | None]  # (..., K) and a bias -> (..., N), of one Linear; None: not for this input
 
 
 class Linear(nn.Linear):
@@ -27,10 +27,8 @@ class Linear(nn.Linear):
     def forward(self, input: Tensor, bias: Tensor | None = None) -> Tensor:  # noqa: A002 (nn.Linear's)
         """``bias``: instead of its own."""
         bias = self.bias if bias is None else bias
-        out = None if self.form is None or torch.is_grad_enabled() else self.form(input)
-        if out is None:
-            return linear(input, self.weight, bias)
-        return out if bias is None else out + bias
+        out = None if self.form is None or torch.is_grad_enabled() else self.form(input, bias)
+        return linear(input, self.weight, bias) if out is None else out
 
 
 def quick(module: nn.Module) -> None:
@@ -54,18 +52,16 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def takes(x: Tensor, weight: Tensor) -> bool:
     """Whether oneDNN is there and this is for it."""
-    return (
-        ONEDNN
-        and x.device.type == weight.device.type == "cpu"
-        and x.dtype == weight.dtype == torch.float32
-        and x.dim() > 1
-        and x.numel() > 0
-        and not torch.is_autocast_enabled("cpu")
-    )
+    return ONEDNN and fits(x) and weight.is_cpu and weight.dtype == torch.float32
+
+
+def fits(x: Tensor) -> bool:
+    """Whether these rows are for oneDNN."""
+    return x.is_cpu and x.dtype == torch.float32 and x.dim() > 1 and x.numel() > 0 and not torch.is_autocast_enabled("cpu")
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x (..., K), weight (N, K) of any strides or packed by ``packed`` -> (..., N)."""
+    """x (..., K), weight (N, K) of any strides -> (..., N)."""
     return whole(x, weight, bias) if torch.compiler.is_compiling() else of_library(x, weight, bias)
 
 
@@ -85,7 +81,7 @@ def _shape(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def packed(weight: Tensor) -> Tensor:
-    """A copy of (N, K) in the order in which oneDNN reads it: an opaque tensor, for ``product`` alone."""
+    """A copy of (N, K) in the order in which oneDNN reads it: an opaque tensor, for ``of_library`` alone."""
     return torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())
 
 
