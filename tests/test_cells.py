@@ -10,6 +10,7 @@ from conftest import CELLS, tiny, tiny_model
 
 from argenzoo.build import assemble, build_model, make_tokenizer
 from argenzoo.checkpoint import MODEL, RECIPE, TOKENIZER
+from argenzoo.heads.schedule import noise_schedule
 from argenzoo.model import ARModel
 from argenzoo.rng import Rng
 from argenzoo.weights import load_strict, save_weights, sha256
@@ -74,6 +75,17 @@ def test_sample_depends_on_seed_and_index_alone(name: str, guidance: float):
     torch.testing.assert_close(alone, together[2:3], atol=1e-4, rtol=0)
     assert not torch.allclose(alone, model.generate(LABELS[2:3], guidance, seed=4, indices=[2]), atol=1e-3)
     assert not model.training
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_what_is_sampled_may_be_trained_on(name: str):
+    """Sampling runs in inference mode, whose tensors no gradient may pass through: what comes out must be others."""
+    model = tiny_model(name)
+    noise_schedule.cache_clear()  # what is kept between calls must be fit for training too
+    made = [model.generate([0, 1], guidance=2.0), model.sample_tokens(torch.tensor([0, 1]), Rng(0, range(2)), model.sampling)]
+    assert not any(tensor.is_inference() or tensor.requires_grad for tensor in made)
+    model.network(model.context(made[1]), made[1], torch.tensor([0, 1]), Rng(0, range(2)))["loss"].backward()
+    assert any(parameter.grad is not None for parameter in model.network.parameters())
 
 
 @pytest.mark.parametrize("name", CELLS)

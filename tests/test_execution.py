@@ -12,6 +12,7 @@ from conftest import CELLS, tiny_model
 from torch import nn
 
 from argenzoo.errors import ArgenzooError
+from argenzoo.layers import execution
 from argenzoo.layers import linear as module
 from argenzoo.layers.execution import FORMS, Execution, executing
 from argenzoo.layers.linear import Linear, linear, quick, takes
@@ -94,6 +95,20 @@ def test_a_product_in_another_form(weights: str, packed: bool):
     assert made.dtype == torch.float32
     assert (made - expected).norm() / expected.norm() < NEAR[weights]
     assert weights == "fp32" or not torch.equal(made, expected)
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 128), (1, 2, 128), (2, 128)])
+@pytest.mark.parametrize("weights", list(FORMS))
+def test_a_guided_pairs_two_rows(weights: str, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch):
+    """Of large weights they are made as four."""
+    monkeypatch.setattr(execution, "LARGE", 0)
+    layer, x = Linear(128, 192), torch.randn(shape)
+    with torch.no_grad():
+        expected = layer(x)
+        with executing(layer, Execution(weights=weights)):
+            made = layer(x)
+    assert made.shape == expected.shape
+    assert (made - expected).norm() / expected.norm() < NEAR[weights]
 
 
 def test_one_form_at_a_time():

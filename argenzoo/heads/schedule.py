@@ -46,6 +46,7 @@ def respaced(num_steps: int, steps: int = 1000) -> list[int]:
 
 
 @cache  # one for each number of steps, which may fall along the order
+@torch.inference_mode(mode=False)  # training uses those that sampling made
 def noise_schedule(num_steps: int = 1000, device: torch.device | str = "cpu", steps: int = 1000) -> NoiseSchedule:
     """The full schedule, or one of ``num_steps`` of its ``steps`` whose betas are those between the kept timesteps."""
     timesteps = respaced(num_steps, steps)

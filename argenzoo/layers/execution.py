@@ -16,6 +16,8 @@ from argenzoo.layers.linear import Form, Linear, fits, of_library, packed, takes
 from argenzoo.layers.repeated import compiling
 from argenzoo.registry import Config
 
+PAIR = 2  # rows that a guided picture has in a step: of weights that no cache holds, oneDNN reads more a second for twice as many rows
+LARGE = 2**19  # numbers of such weights (benchmarks/products.py)
 BLOCK = 32  # a row's numbers come in whole ones, or the kernel for a CPU reads what lies behind them
 
 
@@ -65,7 +67,14 @@ def float32(weight: Tensor, pack: bool) -> Form | None:
     if not pack or not takes(weight, weight):
         return None
     ready = packed(weight)
-    return lambda x, bias: of_library(x, ready, bias) if fits(x) else None
+    return lambda x, bias: by_packed(x, ready, bias) if fits(x) else None
+
+
+def by_packed(x: Tensor, ready: Tensor, bias: Tensor | None) -> Tensor:
+    """(..., K) by a packed weight -> (..., N)."""
+    if x.numel() != PAIR * x.shape[-1] or ready.numel() < LARGE:
+        return of_library(x, ready, bias)
+    return of_library(torch.cat([x, x]), ready, bias)[: len(x)]
 
 
 def bfloat16(weight: Tensor, pack: bool) -> Form:
@@ -74,7 +83,7 @@ def bfloat16(weight: Tensor, pack: bool) -> Form:
     if not pack or not takes(weight, weight) or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return lambda x, bias: plus(F.linear(x.to(torch.bfloat16), half).to(x.dtype), bias)
     ready = packed(half)
-    return lambda x, bias: plus(of_library(x.to(torch.bfloat16), ready, None).to(x.dtype), bias)
+    return lambda x, bias: plus(by_packed(x.to(torch.bfloat16), ready, None).to(x.dtype), bias)
 
 
 def int8(weight: Tensor, pack: bool) -> Form:
