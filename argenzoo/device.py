@@ -64,6 +64,13 @@ def give_memory_back() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
+def only_sampling(device: torch.device) -> AbstractContextManager[object]:
+    """Inside, nothing can be trained, and small operations cost less (``torch.inference_mode``). Under autocast it is ``torch.no_grad``:
+    autocast keeps its casts of the weights over many calls only where these might still be trained."""
+    there = torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+    return torch.no_grad() if there else torch.inference_mode()
+
+
 def full_precision(device: torch.device) -> AbstractContextManager[object]:
     """Autocast off inside; the meta device, which only counts, has none."""
     return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)

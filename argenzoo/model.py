@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from argenzoo.decoding import Request, decode
+from argenzoo.device import only_sampling
 from argenzoo.errors import ArgenzooError
 from argenzoo.layers.execution import executing
 from argenzoo.layers.linear import quick
@@ -184,7 +185,7 @@ class ARModel(nn.Module):
         self.check(options)
         with evaluating(self):
             tokens = self.sample_tokens(moved, rng, options, guidance, known=known, given=given, watch=watch)
-            with torch.inference_mode():
+            with only_sampling(device):
                 pictures = self.tokenizer.decode(tokens).float()
             return ((pictures + 1) / 2).clamp(0, 1)
 
@@ -210,7 +211,7 @@ class ARModel(nn.Module):
             (B, N) ids or (B, N, C) vectors.
         """
         self.require("network")
-        with self.executing(options), torch.inference_mode():  # which takes a third of the time off small operations
+        with self.executing(options), only_sampling(self.device):
             cond = self.conditioner(condition)
             scale = torch.as_tensor(options.guidance.guidance if guidance is None else guidance, device=cond.vector.device).float()
             null = self.conditioner.null(len(cond.vector), cond.mask) if bool((scale != 1).any()) else None

@@ -154,7 +154,7 @@ def our_sampling(what: str, batch: int, text: str) -> Callable[[], Any]:
     options = model.sampling.override(pairs(text))
 
     def run() -> torch.Tensor:
-        with evaluating(model), torch.no_grad():
+        with evaluating(model), torch.inference_mode():
             tokens = model.sample_tokens(labels, Rng(0, range(batch)), options)
             return ((model.tokenizer.decode(tokens) + 1) / 2).clamp(0, 1) if family.decoded else tokens
 

@@ -35,7 +35,7 @@ EDGES = {
     "branches": {"protocols"},
     "speculative": PARTS | {"branches", "options"},
     "decoding": PARTS | {"branches", "options", "speculative"},
-    "model": PARTS | {"decoding", "options"},
+    "model": PARTS | {"decoding", "device", "options"},
     "train_options": {"registry"},
     "recipe": BASE | {"options", "train_options"},
     "weights": {"errors"},

@@ -145,6 +145,17 @@ def test_nothing_is_left_on_the_meta_device(name: str):
     torch.testing.assert_close(model.generate([1], 2.0), source.generate([1], 2.0), rtol=0, atol=0)
 
 
+@pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")
+def test_autocast_casts_a_weight_once():
+    """Not in every step: a step that reads bfloat16 would take longer than one that reads float32."""
+    model = tiny_model("fruit_raster")
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.profiler.profile(record_shapes=True) as profile:
+        model.generate([0, 1], guidance=2.0)
+    shape = list(model.generator.blocks[0].ffn.w2.weight.shape)
+    casts = [event for event in profile.events() if event.name == "aten::_to_copy" and event.input_shapes[0] == shape]
+    assert len(casts) == len(model.generator.blocks)
+
+
 @pytest.mark.parametrize("name", CELLS)
 @pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")
 def test_sampling_under_autocast(name: str):

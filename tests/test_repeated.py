@@ -136,6 +136,18 @@ def test_compiled_blocks_sample_the_plain_tokens(name: str, backend: str):
     assert all(block._compiled_call_impl is None for block in blocks_of(model.network))
 
 
+@pytest.mark.parametrize("name", CELLS)
+def test_blocks_compiled_for_training_sample_plainly(name: str, monkeypatch: pytest.MonkeyPatch):
+    """How a model samples is for ``execution`` to say: a raster model's steps would be compiled anew each."""
+    monkeypatch.setattr(repeated, "BACKEND", lambda graph, inputs: pytest.fail("compiled"))
+    monkeypatch.setattr(repeated, "ON_CPU", None)
+    model = tiny_model(name)
+    plain = sampled(model, {})
+    compiled(model.network)
+    assert torch.equal(sampled(model, {}), plain)
+    assert all(block._compiled_call_impl is not None for block in blocks_of(model.network))
+
+
 def test_one_shape_for_all_steps(monkeypatch: pytest.MonkeyPatch):
     """The prefix's and a token's: no step is traced anew, for all blocks of the network together."""
     monkeypatch.setattr(repeated, "BACKEND", "aot_eager")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -28,9 +28,7 @@ class Execution(Config):
         "fp32", description="as they are read in every step: half, a quarter of the bytes; int8 needs torchao"
     )
     compile: bool = Field(False, description="blocks by torch.compile; raster needs order.static too")
-    packed: bool = Field(
-        True, description="on a CPU in float32 or bfloat16, held a second time in the order in which they are read; not with compile"
-    )
+    packed: bool = Field(True, description="on a CPU, held a second time in the order in which they are read; not with compile")
 
 
 @contextmanager
@@ -49,17 +47,17 @@ def executing(network: nn.Module, execution: Execution) -> Iterator[None]:
         yield
         return
     parts = [part for part in network.modules() if isinstance(part, Linear)]
-    make = FORMS[execution.weights]
-    try:
-        network.execution = execution  # type: ignore[assignment]
-        for part in parts:
-            part.form = make(part.weight.detach(), execution.packed and not execution.compile)
-        with compiling(network) if execution.compile else nullcontext():
+    with compiling(network, execution.compile):
+        pack = execution.packed and not execution.compile  # a compiler can't look at what is packed
+        try:
+            network.execution = execution  # type: ignore[assignment]
+            for part in parts:
+                part.form = FORMS[execution.weights](part.weight.detach(), pack)
             yield
-    finally:
-        network.execution = None  # type: ignore[assignment]
-        for part in parts:
-            part.form = None
+        finally:
+            network.execution = None  # type: ignore[assignment]
+            for part in parts:
+                part.form = None
 
 
 def float32(weight: Tensor, pack: bool) -> Form | None:

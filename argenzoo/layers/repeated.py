@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -46,17 +46,22 @@ def compiled(module: nn.Module) -> None:
 
 
 @contextmanager
-def compiling(module: nn.Module) -> Iterator[None]:
-    """Inside, every block runs compiled; a shape is compiled when it first comes. Raises as ``checkpointed``.
+def compiling(module: nn.Module, wanted: bool) -> Iterator[None]:
+    """Inside, every block runs compiled, or plainly, whatever it does outside; a shape is compiled when it first comes.
 
     Without CUDA graphs: they take what a block writes into a cache for its output, and give the memory away before the next step.
+
+    Raises:
+        ArgenzooError: it is wanted for a module without blocks.
     """
-    blocks = some_blocks(module, "execution.compile")
+    blocks = some_blocks(module, "execution.compile") if wanted else list(blocks_of(module))
     before = [block._compiled_call_impl for block in blocks]
-    with torch._dynamo.config.patch(recompile_limit=SHAPES):
+    with torch._dynamo.config.patch(recompile_limit=SHAPES) if wanted else nullcontext():
         try:
             for block in blocks:
-                block.compile(backend=BACKEND)
+                block._compiled_call_impl = None
+                if wanted:
+                    block.compile(backend=BACKEND)
             yield
         finally:
             for block, call in zip(blocks, before, strict=True):
