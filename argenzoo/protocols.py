@@ -2,7 +2,8 @@
 
 Every paradigm is next-set prediction, p(x) = prod_k p(S_k | S_<k, condition): a tokenizer says what
 the tokens are, a generator orders them into sets and reads what is known, a head turns
-its output into tokens. B batch, N tokens, n tokens of one step, C token channels, D width, V vocabulary.
+its output into tokens. Sampling runs in ``torch.inference_mode``: what is made there can not be trained with later.
+B batch, N tokens, n tokens of one step, C token channels, D width, V vocabulary.
 """
 
 from __future__ import annotations
