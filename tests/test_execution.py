@@ -111,6 +111,13 @@ def test_a_guided_pairs_two_rows(weights: str, shape: tuple[int, ...], monkeypat
     assert (made - expected).norm() / expected.norm() < NEAR[weights]
 
 
+def test_8_bit_integers_are_the_same_weights_for_few_rows_and_many():
+    layer, x = Linear(128, 192), torch.randn(40, 128)
+    with torch.no_grad(), executing(layer, Execution(weights="int8")):
+        many, few = layer(x), torch.cat([layer(row[None]) for row in x])
+    assert (many - few).norm() / many.norm() < 0.01
+
+
 def test_one_form_at_a_time():
     layer, x = Linear(8, 8), torch.randn(2, 8)
     with executing(layer, Execution(weights="bf16")), torch.no_grad():

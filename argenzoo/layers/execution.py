@@ -18,6 +18,7 @@ from argenzoo.registry import Config
 
 PAIR = 2  # rows that a guided picture has in a step: of weights that no cache holds, oneDNN reads more a second for twice as many rows
 LARGE = 2**19  # numbers of such weights (benchmarks/products.py)
+FEW = 2  # rows for which the kernel for 8-bit integers is quicker than a product in bfloat16
 BLOCK = 32  # a row's numbers come in whole ones, or the kernel for a CPU reads what lies behind them
 
 
@@ -91,14 +92,31 @@ def int8(weight: Tensor, pack: bool) -> Form:
     quantized = quantize(weight)
     if weight.device.type != "cpu":
         return lambda x, bias: plus(F.linear(x.to(torch.bfloat16), quantized).to(x.dtype), bias)
-    numbers, scales = quantized.qdata.contiguous(), quantized.scale.flatten()  # type: ignore[attr-defined]
-    scales = scales.to(torch.bfloat16)
+    return Int8(quantized.qdata.contiguous(), quantized.scale.flatten().to(torch.bfloat16), pack)  # type: ignore[attr-defined]
 
-    def form(x: Tensor, bias: Tensor | None) -> Tensor:  # torchao itself would make a bfloat16 weight of them at every call
-        out = torch._weight_int8pack_mm(x.flatten(0, -2).to(torch.bfloat16), numbers, scales)
-        return plus(out.view(*x.shape[:-1], len(weight)).to(x.dtype), bias)
 
-    return form
+class Int8:
+    """On a CPU, where torchao itself would make a bfloat16 weight at every call: torch's kernel, which is the quicker one for few rows; for
+    more the same rounded weights in bfloat16, made when they first come.
+
+    Args:
+        numbers, scales: (N, K) int8 and (N,) bfloat16.
+    """
+
+    def __init__(self, numbers: Tensor, scales: Tensor, pack: bool) -> None:
+        self.numbers, self.scales, self.pack = numbers, scales, pack
+        self._many: Form | None = None
+
+    def __call__(self, x: Tensor, bias: Tensor | None) -> Tensor | None:
+        if x.numel() > FEW * x.shape[-1]:
+            return self._for_many()(x, bias)
+        out = torch._weight_int8pack_mm(x.flatten(0, -2).to(torch.bfloat16), self.numbers, self.scales)
+        return plus(out.view(*x.shape[:-1], len(self.numbers)).to(x.dtype), bias)
+
+    def _for_many(self) -> Form:
+        if self._many is None:
+            self._many = bfloat16(self.numbers * self.scales.float()[:, None], self.pack)
+        return self._many
 
 
 def plus(x: Tensor, bias: Tensor | None) -> Tensor:
