@@ -1,4 +1,4 @@
-"""How quickly packed weights are read by products of few rows: a block of LlamaGen-B's Linears and its head, interleaved.
+"""How quickly packed weights are read by products of few rows: all of LlamaGen-B's Linears, interleaved.
 
 python benchmarks/products.py --rows 1,2,3,4,6,8,16 --rounds 15
 

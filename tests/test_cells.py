@@ -81,7 +81,6 @@ def test_sample_depends_on_seed_and_index_alone(name: str, guidance: float):
 def test_what_is_sampled_may_be_trained_on(name: str):
     """Sampling runs in inference mode, whose tensors no gradient may pass through: what comes out must be others."""
     model = tiny_model(name)
-    noise_schedule.cache_clear()  # what is kept between calls must be fit for training too
     made = [model.generate([0, 1], guidance=2.0), model.sample_tokens(torch.tensor([0, 1]), Rng(0, range(2)), model.sampling)]
     assert not any(tensor.is_inference() or tensor.requires_grad for tensor in made)
     model.network(model.context(made[1]), made[1], torch.tensor([0, 1]), Rng(0, range(2)))["loss"].backward()
@@ -143,6 +142,13 @@ def test_nothing_is_left_on_the_meta_device(name: str):
     left = [key for key, tensor in [*model.named_parameters(), *model.named_buffers()] if tensor.is_meta]
     assert not left
     torch.testing.assert_close(model.generate([1], 2.0), source.generate([1], 2.0), rtol=0, atol=0)
+
+
+def test_a_table_made_while_sampling_may_be_trained_with():
+    noise_schedule.cache_clear()
+    with torch.inference_mode():
+        table = noise_schedule(10).log_beta
+    assert not table.is_inference()
 
 
 @pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")
